@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+"""Only what pyproject.toml cannot say: the native modules, built by cffi in API mode."""
+
+from setuptools import setup
+
+setup(
+    cffi_modules=[
+        "shared/native/build.py:ffi",
+        "shared/embedded/native/build.py:ffi",
+        "shared/embedded/guest/native/build.py:ffi",
+        "worker/native/build.py:ffi",
+    ]
+)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""What the command line and the supervisor say to each other: JSON over a ZeroMQ DEALER/ROUTER.
+
+One request, one reply, on `<runtime_dir>/control.sock`. Events are published as JSON on
+`<runtime_dir>/events.sock` (XPUB, topic `event`); they are hints, the state comes by `Status`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.device_id import DeviceId
+
+CONTROL_SOCKET = "control.sock"
+WORKERS_SOCKET = "workers.sock"
+EVENTS_SOCKET = "events.sock"
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag=True):
+    """Base of the requests."""
+
+
+class Status(Request, frozen=True):
+    """All devices and the supervisor itself; answered by `StatusReply`."""
+
+
+class Show(Request, frozen=True):
+    """One device with its counters and last events; answered by `ShowReply`."""
+
+    device: str
+
+
+class Events(Request, frozen=True):
+    """The last `count` events; answered by `EventsReply`."""
+
+    count: int = 50
+
+
+class Restart(Request, frozen=True):
+    """Replace the worker of a device (also ends back-off and quarantine); `Done`."""
+
+    device: str
+
+
+class Reload(Request, frozen=True):
+    """Validate the configuration file and apply the difference; `Done`."""
+
+
+class LogLevel(Request, frozen=True):
+    """Change the log level of one device at run time; `Done`."""
+
+    device: str
+    level: str
+
+
+AnyRequest = Status | Show | Events | Restart | Reload | LogLevel
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `status`."""
+
+    device: str
+    backend: str
+    frontend: str
+    online: bool
+    phase: str
+    """Phase of the worker: absent, starting, idle, … serving, stopping."""
+    hold: str
+    """Why no worker is started: "" | backoff | quarantined | config | disabled."""
+    pid: int | None
+    generation: int
+    restarts: int
+    failures: int
+    error: str
+    """The last error's text, "" when there is none since the last time it was Connected."""
+    since: float
+    """Seconds in the present backend state."""
+    counters: dict[str, int] = {}
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the event stream."""
+
+    seq: int
+    time: str
+    """Wall clock, ISO 8601 with zone: for people; nothing is decided by it."""
+    kind: str
+    device: str
+    text: str
+
+
+class Reply(msgspec.Struct, frozen=True, tag_field="reply", tag=True, kw_only=True):
+    """Base of the replies."""
+
+
+class StatusReply(Reply, frozen=True):
+    version: str
+    pid: int
+    uptime: float
+    xenstore: str
+    """"connected" or why not."""
+    hypervisor: str
+    types: dict[str, str]
+    """Enabled type to its handler."""
+    devices: list[DeviceStatus]
+    resources: dict[str, int] = {}
+    """Watches, open descriptors, … of the supervisor."""
+
+
+class ShowReply(Reply, frozen=True):
+    device: DeviceStatus
+    backend_path: str
+    frontend_path: str
+    backend_nodes: dict[str, str]
+    frontend_nodes: dict[str, str]
+    events: list[Event]
+
+
+class EventsReply(Reply, frozen=True):
+    events: list[Event]
+
+
+class Done(Reply, frozen=True):
+    text: str
+
+
+class Refused(Reply, frozen=True):
+    """The request failed; `exit_code` is what the command line ends with."""
+
+    text: str
+    exit_code: int
+
+
+AnyReply = StatusReply | ShowReply | EventsReply | Done | Refused
+
+_encoder = msgspec.json.Encoder()
+_requests = msgspec.json.Decoder(AnyRequest)
+_replies = msgspec.json.Decoder(AnyReply)
+
+
+def encode(message: Request | Reply | Event) -> bytes:
+    """Encode either direction."""
+    return _encoder.encode(message)
+
+
+def decode_request(untrusted_data: bytes) -> AnyRequest:
+    """Decode a request; raises msgspec.MsgspecError."""
+    return _requests.decode(untrusted_data)
+
+
+def decode_reply(data: bytes) -> AnyReply:
+    """Decode a reply; raises msgspec.MsgspecError."""
+    return _replies.decode(data)
+
+
+def device_of(request: Show | Restart | LogLevel) -> DeviceId:
+    """The device a request names; raises ConfigError."""
+    return DeviceId.parse(request.device)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The hypervisor interface a worker sees, and its implementations."""

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""The messages between supervisor and worker: a closed schema, MessagePack on the wire.
+
+Every message carries the device, the generation of the worker (it rises with every start, so a
+message of a dead predecessor is recognised and dropped) and a sequence number per sender and
+generation (so is a repeated or lost one). Nothing here is pickled: the supervisor decodes what a
+worker wrote only by `decode_from_worker`, which bounds sizes and refuses unknown fields.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shared.device_id import DeviceId
+from shared.errors import BackendBug, Blame
+from shared.limits import (
+    NODE_NAME_MAX,
+    NODE_VALUE_MAX,
+    SNAPSHOT_NODES_MAX,
+    SUPERVISOR_MESSAGE_MAX,
+    WORKER_MESSAGE_MAX,
+)
+
+Nodes = dict[str, bytes]
+"""Nodes below a device directory: relative path ("ring-ref", "queue-0/ring-ref") to value."""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, kw_only=True):
+    """What every message carries."""
+
+    device: DeviceId
+    generation: int
+    seq: int
+
+
+# --- to the worker ---------------------------------------------------------------------------
+
+
+class Init(Message, frozen=True):
+    """Ask for the `init` hook (S12): open what the device stands on, answer `Initialised`."""
+
+    backend: Nodes
+
+
+class Initialise(Message, frozen=True):
+    """Ask for the `initialise` hook (S13): map the ring, bind the channel, answer `Attached`.
+
+    `resume` says that both ends are Connected already and the ring is live: take it up at its
+    published response index instead of index 0.
+    """
+
+    backend: Nodes
+    frontend: Nodes
+    resume: bool
+
+
+class Connected(Message, frozen=True):
+    """The frontend is Connected (S14). May come more than once."""
+
+
+class Disconnect(Message, frozen=True):
+    """Finish what is in flight, give ring, grants and channel back, answer `Disconnected`."""
+
+
+class BackendChanged(Message, frozen=True):
+    """A node of the backend directory changed (S9); `value` is None when it is gone."""
+
+    node: str
+    value: bytes | None
+
+
+class FrontendChanged(Message, frozen=True):
+    """A node of the frontend directory changed (S10); the value is not validated by anyone yet."""
+
+    node: str
+    untrusted_value: bytes | None
+
+
+class SetLogLevel(Message, frozen=True):
+    """Change the level of this device's log lines (S25): debug, info, warning or error."""
+
+    level: str
+
+
+class Stop(Message, frozen=True):
+    """Disconnect if need be and exit with status 0."""
+
+
+ToWorker = (
+    Init
+    | Initialise
+    | Connected
+    | Disconnect
+    | BackendChanged
+    | FrontendChanged
+    | SetLogLevel
+    | Stop
+)
+
+# --- from the worker -------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First message of a worker: its handles are open (S6), `alloc` was called (S7)."""
+
+
+class Initialised(Message, frozen=True):
+    """Answer to `Init`: the feature nodes to publish together with InitWait."""
+
+    nodes: Nodes
+
+
+class Attached(Message, frozen=True):
+    """Answer to `Initialise`: the nodes to publish together with Connected."""
+
+    nodes: Nodes
+
+
+class Disconnected(Message, frozen=True):
+    """Answer to `Disconnect`: everything of the guest's has been given back."""
+
+
+class Failed(Message, frozen=True):
+    """A hook or the ring loop failed. After `Failed` the worker waits for orders."""
+
+    stage: str
+    """"init", "initialise", "connected", "serve", "disconnect"."""
+    blame: Blame
+    text: str
+
+
+class Publish(Message, frozen=True):
+    """Ask for nodes of the own backend directory to be written while Connected (resize…)."""
+
+    nodes: Nodes
+    rewrite_state: bool = False
+    """Write `state` again with its present value so that the frontend's watch fires."""
+
+
+class Beat(Message, frozen=True):
+    """Sent from the ring loop itself: the worker lives, and these are its counters."""
+
+    counters: dict[str, int]
+
+
+FromWorker = Hello | Initialised | Attached | Disconnected | Failed | Publish | Beat
+
+COUNTERS_MAX: Final = 64
+TEXT_MAX: Final = 1024
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode(message: Message) -> bytes:
+    """Encode a message of either direction."""
+    return _encoder.encode(message)
+
+
+def decode_to_worker(data: bytes) -> ToWorker:
+    """Decode a message of the supervisor.
+
+    Raises:
+        BackendBug: it does not follow the schema; both ends are ours.
+    """
+    if len(data) > SUPERVISOR_MESSAGE_MAX:
+        raise BackendBug(f"message to worker: {len(data)} bytes: more than allowed")
+    try:
+        return _to_worker.decode(data)
+    except msgspec.MsgspecError as error:
+        raise BackendBug(f"message to worker: {error}") from error
+
+
+def decode_from_worker(untrusted_data: bytes) -> FromWorker:
+    """Decode and bound a message of a worker, which may have been taken over by its guest.
+
+    Raises:
+        BackendBug: it does not follow the schema or breaks a bound. The worker is not to be
+            believed any more.
+    """
+    if len(untrusted_data) > WORKER_MESSAGE_MAX:
+        raise BackendBug(f"message of worker: {len(untrusted_data)} bytes: more than allowed")
+    try:
+        message = _from_worker.decode(untrusted_data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BackendBug(f"message of worker: {error}") from error
+    if isinstance(message, Initialised | Attached | Publish):
+        _check_nodes(message.nodes)
+    if isinstance(message, Beat) and len(message.counters) > COUNTERS_MAX:
+        raise BackendBug(f"message of worker: {len(message.counters)} counters")
+    if isinstance(message, Failed) and len(message.text) > TEXT_MAX:
+        raise BackendBug(f"message of worker: text of {len(message.text)} characters")
+    return message
+
+
+def _check_nodes(nodes: Nodes) -> None:
+    if len(nodes) > SNAPSHOT_NODES_MAX:
+        raise BackendBug(f"message of worker: {len(nodes)} nodes")
+    for name, value in nodes.items():
+        if not 0 < len(name) <= NODE_NAME_MAX or len(value) > NODE_VALUE_MAX:
+            raise BackendBug(f"message of worker: node {name[:32]!r} is out of bounds")

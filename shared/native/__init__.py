@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""C headers every data plane shares, and the ring primitives for Python."""

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""What a worker is told at its birth, by the supervisor through the fork server.
+
+The only thing that crosses that way as a Python object is one `bytes`: this structure encoded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shared.device_id import DeviceId
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything a worker knows that no message tells it."""
+
+    device: DeviceId
+    generation: int
+    backend_domid: int
+    """Domain the worker runs in, 0 for dom0."""
+    handler: str
+    """Name of the handler in the entry-point group `xenbackd.devices`."""
+    options: dict[str, Any]
+    endpoint: str
+    """Path of the supervisor's worker socket."""
+    hypervisor: str
+    """"xen" or "embedded"."""
+    embedded_dir: str
+    """Directory of the embedded hypervisor; "" with real Xen."""
+    supervisor_pid: int
+    log_level: str = "info"
+    log_format: str = "text"
+    beat: float = 1.0
+    """Seconds between two beats."""
+
+    def encode(self) -> bytes:
+        """Encode for the fork server."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> WorkerSpec:
+        """Inverse of `encode`."""
+        return msgspec.msgpack.decode(data, type=cls)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Names of devices."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.device_id import DeviceId
+from shared.errors import ConfigError
+
+
+def test_device_id_printed_and_parsed_is_the_same() -> None:
+    """`str` and `parse` are inverse."""
+    device = DeviceId("vbd", 3, 51712)
+
+    assert str(device) == "vbd/3/51712"
+    assert DeviceId.parse("vbd/3/51712") == device
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "vbd",
+        "vbd/3",
+        "vbd/3/",
+        "vbd/3/1/2",
+        "VBD/3/1",
+        "../3/1",
+        "vbd/-1/1",
+        "vbd/03/1",
+        "vbd/ 3/1",
+        "vbd/3/4294967296",
+        "vbd/32752/1",
+        "vbd/٣/1",
+        "vbd/3/1\n",
+    ],
+)
+def test_device_id_of_anything_else_is_a_configuration_error(text: str) -> None:
+    """What is no device name is refused with an example of one."""
+    with pytest.raises(ConfigError, match="vbd/3/51712"):
+        DeviceId.parse(text)
