@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""The life of a device: a pure state machine whose transitions are one printable table.
+
+Rule 1: everything that decides what happens to a device next is in this file and in the table of
+`shared.lifecycle_rules`. The supervisor only turns the world into events and actions into deeds.
+
+Rule 2: nothing here does I/O, reads a clock or logs.
+
+Theory of operation. A device is a joint machine of four parties: toolstack (`online`, a `state`
+of Closing forced into our directory, removal of the directory), frontend (`state` in its own
+directory), worker (its phase) and ourselves (the backend `state`). Frontends skip states, watch
+events are coalesced, workers die at any moment. So nothing is edge-triggered: `advance()` first
+notes what an event says (`_note`), then applies the first rule of `RULES` that matches, and goes
+on until none does. A rule names what it needs to see and what it does; its order in the table is
+its priority. `python -m shared.lifecycle_table` prints the table.
+
+Invariants, each held by a test that walks the whole space:
+
+- `StartWorker` is emitted only while the worker is ABSENT: never two workers on one device.
+- At most one state is on its way into xenstore (`writing`); `backend` changes only when that
+  write is known to have worked, or when the toolstack was seen to have changed the node.
+- Every event ends after finitely many rules.
+- An illegal event raises and changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from shared import lifecycle_types as t
+from shared.errors import Blame
+from shared.lifecycle_rules import RULES
+from shared.lifecycle_types import Hold, Lifecycle, Step
+from shared.lifecycle_types import WorkerPhase as W
+from shared.xenbus import XenbusState as X
+
+TAKE_UP_STATES: Final = frozenset({X.INITIALISING, X.INIT_WAIT, X.CONNECTED, X.CLOSING, X.CLOSED})
+"""Initialising is what a toolstack leaves (S11); the others are what an earlier supervisor of
+ours leaves: its rings are live and are taken up again."""
+
+_NO_PROCESS: Final = frozenset({W.ABSENT, W.STOPPING})
+
+
+def advance(now: Lifecycle, event: t.Event) -> Step:
+    """Apply one event and every rule that then matches (S17).
+
+    Raises:
+        WrongInitialStateError: `TakeUp` of a device in a state nobody can take it up from.
+        IllegalEventError: the event makes no sense now.
+    """
+    after, first = _note(now, event)
+    actions = list(first)
+    fired: list[str] = []
+    while (rule := next((row for row in RULES if row.matches(after)), None)) is not None:
+        after, action = rule.apply(after)
+        actions.append(action)
+        fired.append(rule.name)
+    return Step(now, after, tuple(actions), tuple(fired))
+
+
+def _note(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Action, ...]]:
+    """Write down what the event says; decides nothing that a rule could decide."""
+    changed = dataclasses.replace
+    if isinstance(event, t.TakeUp):
+        return _take_up(now, event), ()
+    if not now.taken_up:
+        raise _illegal(now, event)
+    match event:
+        case t.StateWritten():
+            return _state_written(now, event), ()
+        case t.WriteFailed():
+            if now.writing is None:
+                raise _illegal(now, event)
+            return changed(now, writing=None, write_blocked=True), ()
+    now = changed(now, write_blocked=False)
+    match event:
+        case t.BackendRead():
+            return _backend_read(now, event), ()
+        case t.FrontendRead(state):
+            return _with_frontend(now, state), ()
+        case t.Gone():
+            return changed(now, gone=True), ()
+        case t.TypeEnabled(enabled):
+            return changed(now, enabled=enabled), ()
+        case t.Released():
+            return changed(now, hold=Hold.NONE), ()
+        case t.ReplaceWorker():
+            released = changed(now, hold=Hold.NONE)
+            return _ended(released) if now.worker not in _NO_PROCESS else (released, ())
+    return _worker_event(now, event)
+
+
+def _illegal(now: Lifecycle, event: t.Event) -> t.IllegalEventError:
+    """The error, with what a reader of the log needs."""
+    return t.IllegalEventError(
+        f"{type(event).__name__}: not possible: backend {now.backend}, frontend {now.frontend},"
+        f" worker {now.worker.value}"
+    )
+
+
+def _take_up(now: Lifecycle, event: t.TakeUp) -> Lifecycle:
+    if now.taken_up or now.gone:
+        raise _illegal(now, event)
+    if event.backend not in TAKE_UP_STATES:
+        raise t.WrongInitialStateError(f"initial backend state is wrong: {event.backend}")
+    started = dataclasses.replace(now, taken_up=True, backend=event.backend, online=event.online)
+    return _with_frontend(started, event.frontend)
+
+
+def _with_frontend(now: Lifecycle, state: X) -> Lifecycle:
+    # Connected on both sides marks a connection; what the frontend says after that is relative
+    # to it. Only a state written anew by us (`_state_written`) starts the next one.
+    connected = state is X.CONNECTED and now.backend in (X.CONNECTED, X.CLOSING)
+    return dataclasses.replace(
+        now,
+        frontend=state,
+        frontend_was_connected=now.frontend_was_connected or connected,
+    )
+
+
+def _backend_read(now: Lifecycle, event: t.BackendRead) -> Lifecycle:
+    now = dataclasses.replace(now, online=event.online)
+    if now.writing is not None or event.state is now.backend:
+        return now
+    if event.state in (X.CLOSING, X.CLOSED):
+        return dataclasses.replace(now, backend=event.state)
+    if event.state is X.INITIALISING:
+        # Only a toolstack writes that, into a directory it has just made: the one we knew is
+        # gone and its removal was coalesced with the creation of this one.
+        return dataclasses.replace(now, gone=True)
+    return now
+
+
+def _state_written(now: Lifecycle, event: t.StateWritten) -> Lifecycle:
+    if now.writing is None:
+        raise _illegal(now, event)
+    written = dataclasses.replace(now, backend=now.writing, writing=None, write_blocked=False)
+    if written.backend is X.CONNECTED:
+        return _with_frontend(written, written.frontend)
+    if written.backend is X.CLOSING:
+        return written
+    changes: dict[str, Any] = {"frontend_was_connected": False, "greeted": False}
+    if written.backend is X.INITIALISING:
+        # A new connection begins: what was initialised for the last one is done again, and
+        # what the last frontend did wrong is over.
+        changes["fault"] = False
+        if written.worker is W.READY:
+            changes["worker"] = W.IDLE
+        if written.hold is Hold.GUEST:
+            changes["hold"] = Hold.NONE
+    return dataclasses.replace(written, **changes)
+
+
+_ANSWERS: Final[dict[type[Any], tuple[W, W]]] = {
+    t.WorkerHello: (W.STARTING, W.IDLE),
+    t.WorkerInitialised: (W.INITIALISING, W.READY),
+    t.WorkerAttached: (W.ATTACHING, W.SERVING),
+    t.WorkerDisconnected: (W.DETACHING, W.IDLE),
+}
+"""Answers of a worker: in which phase they may come, and the phase after them."""
+
+
+def _worker_event(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Action, ...]]:
+    if now.worker is W.ABSENT:
+        raise _illegal(now, event)
+    if isinstance(event, t.WorkerExited):
+        fault = now.fault or event.hold is Hold.GUEST
+        hold = Hold.GUEST if fault and event.hold is Hold.NONE else event.hold
+        after = dataclasses.replace(now, worker=W.ABSENT, hold=hold, fault=fault, greeted=False)
+        return after, ()
+    if now.worker is W.STOPPING:
+        return now, ()  # said before it heard that it is to end
+    if isinstance(event, t.WorkerFailed):
+        # Whatever failed, the process ends: a successor starts from a clean slate.
+        return _ended(dataclasses.replace(now, fault=now.fault or event.blame is Blame.GUEST))
+    expected, following = _ANSWERS[type(event)]
+    if now.worker is not expected:
+        raise _illegal(now, event)
+    after = dataclasses.replace(now, worker=following)
+    if following is W.SERVING:
+        after = dataclasses.replace(after, greeted=False)
+        if now.backend is X.CONNECTED:
+            return after, (t.PublishNodes(),)
+    return after, ()
+
+
+def _ended(now: Lifecycle) -> tuple[Lifecycle, tuple[t.Action, ...]]:
+    return dataclasses.replace(now, worker=W.STOPPING), (t.StopWorker(),)
