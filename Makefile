@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+# One word each; `make help` lists them. PYTHON and VENV choose the interpreter and its environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embedded/native/*.[chpy]* \
+	shared/embedded/guest/native/*.[chpy]*)
+NATIVE := $(filter-out %/_%,$(NATIVE))
+
+.PHONY: help setup demo test check format bench bench-devices install clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: $(STAMP) ## virtual environment and native modules in this checkout
+
+$(STAMP): pyproject.toml setup.py $(NATIVE)
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup
+
+demo: $(STAMP) ## the main job on real input, without Xen, in under a minute
+	@$(BIN)/python -m bench.demo
+
+test: $(STAMP) ## every test that needs no Xen
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## rewrite to the house format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## block data path beside fio, as ratios (needs fio)
+	@$(BIN)/python -m bench.block
+
+bench-devices: $(STAMP) ## 500 devices: connect, memory, mass kill
+	@$(BIN)/python -m bench.devices
+
+install: ## into an environment of its own: PREFIX=/opt/xenbackd
+	@sh scripts/install "$(PYTHON)" "$(or $(PREFIX),/opt/xenbackd)"
+
+clean: ## remove what was built
+	rm -rf .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find shared worker -name '_*.so' -o -name '_*.c' -path '*native*' | xargs rm -f

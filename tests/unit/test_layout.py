@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""The rules of the source tree itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("supervisor", "worker", "shared", "config")
+FORBIDDEN = {
+    "supervisor": {"worker"},
+    "worker": {"supervisor"},
+    "shared": {"supervisor", "worker", "config"},
+    "config": {"supervisor", "worker", "shared"},
+}
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    """All Python files below the folders."""
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Top-level packages a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_layout_imports_follow_the_arrows(package: str) -> None:
+    """Supervisor and worker never import each other; shared and config import neither."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(package)
+        for name in imports(path)
+        if name in FORBIDDEN[package]
+    ]
+
+    assert wrong == []
+
+
+def test_layout_every_source_file_begins_with_its_licence() -> None:
+    """The SPDX line is the first line of every Python and C file."""
+    files = [*sources(*PACKAGES, "tests", "bench")]
+    files += [
+        path
+        for package in PACKAGES
+        for ending in ("*.c", "*.h")
+        for path in (ROOT / package).rglob(ending)
+        if not path.name.startswith("_")
+    ]
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if "SPDX-License-Identifier: MIT" not in path.read_text().split("\n", 1)[0]
+    ]
+
+    assert bare == []
