@@ -474,3 +474,18 @@ def test_lifecycle_table_in_the_documentation_is_the_one_in_force() -> None:
     document = Path(__file__).parents[2] / "docs" / "lifecycle.md"
 
     assert markdown() in document.read_text()
+
+
+def test_lifecycle_forced_closed_while_serving_lets_the_ring_go() -> None:
+    """A toolstack that gave up waiting writes Closed itself: give back, then end."""
+    _, actions = run(SERVING, t.BackendRead(X.CLOSED, online=False), t.WorkerDisconnected())
+
+    assert [t.AskDisconnect(), t.StopWorker()] == actions
+
+
+@pytest.mark.parametrize("hold", [Hold.NONE, Hold.BACKOFF, Hold.QUARANTINED])
+def test_lifecycle_guest_at_fault_is_closed_whatever_the_policy_holds(hold: Hold) -> None:
+    """The orderly close does not wait for a back-off to end."""
+    _, actions = run(SERVING, t.WorkerFailed(Blame.GUEST), t.StateWritten(), t.WorkerExited(hold))
+
+    assert [t.StopWorker(), t.WriteState(X.CLOSING), t.WriteState(X.CLOSED)] == actions
