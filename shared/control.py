@@ -134,8 +134,8 @@ class Refused(Reply, frozen=True):
 AnyReply = StatusReply | ShowReply | EventsReply | Done | Refused
 
 _encoder = msgspec.json.Encoder()
-_requests = msgspec.json.Decoder(AnyRequest)
-_replies = msgspec.json.Decoder(AnyReply)
+_requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+_replies: msgspec.json.Decoder[AnyReply] = msgspec.json.Decoder(AnyReply)
 
 
 def encode(message: Request | Reply | Event) -> bytes:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Rules of the configuration that no type can say: how values must fit together.
+
+Each is a generator of (key path, text) over a converted configuration, so that what is checked
+can be read off the code in one screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from config.model import Config, RestartConfig
+
+SOCKET_PATH_MAX: Final = 107
+"""Bytes of a UNIX socket's path without the closing NUL (unix(7))."""
+
+_LONGEST_SOCKET: Final = "/embedded/xenstored/socket"
+"""The longest name of a socket below the runtime directory."""
+
+Finding = tuple[str, str]
+
+
+def broken_rules(config: Config) -> Iterator[Finding]:
+    """Yield each broken rule: the key path of the value to change, and why."""
+    yield from _paths(config)
+    yield from _restart("restart", config.restart)
+    for name, of_type in config.types.items():
+        if of_type.restart is not None:
+            yield from _restart(f"types.{name}.restart", of_type.restart)
+    yield from _timeouts(config)
+
+
+def _paths(config: Config) -> Iterator[Finding]:
+    paths = {
+        "runtime_dir": config.runtime_dir,
+        "embedded_dir": config.embedded_dir,
+        "xenstore.socket": config.xenstore.socket,
+        "xenstore.device": config.xenstore.device,
+    }
+    for key, path in paths.items():
+        if path is not None and not path.startswith("/"):
+            yield key, f"expected an absolute path, got {path!r}"
+    for key, directory, suffix in (
+        ("runtime_dir", config.runtime_dir, _LONGEST_SOCKET),
+        ("embedded_dir", config.embedded_dir or "", _LONGEST_SOCKET.removeprefix("/embedded")),
+        ("xenstore.socket", config.xenstore.socket, ""),
+    ):
+        allowed = SOCKET_PATH_MAX - len(suffix)
+        if len(directory.encode()) > allowed:
+            yield key, f"longer than {allowed} bytes: too long for UNIX sockets"
+
+
+def _restart(path: str, restart: RestartConfig) -> Iterator[Finding]:
+    if restart.max < restart.initial:
+        yield (
+            f"{path}.max",
+            f"must not be below {path}.initial ({restart.max:g} < {restart.initial:g})",
+        )
+
+
+def _timeouts(config: Config) -> Iterator[Finding]:
+    timeouts = config.timeouts
+    for key in ("hello", "hook"):
+        if getattr(timeouts, key) == 0:
+            yield f"timeouts.{key}", "must be above 0: every worker would be too late"
+    if timeouts.beat_dead < 2 * timeouts.beat:
+        # One beat may always be late; below two, healthy workers would be killed.
+        yield (
+            "timeouts.beat_dead",
+            f"must be at least twice timeouts.beat ({timeouts.beat_dead:g} < 2 * "
+            f"{timeouts.beat:g})",
+        )

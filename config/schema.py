@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""The JSON Schema of the configuration file, made from the model.
+
+`python -m config.schema` writes `config/xenbackd.schema.json` anew; a test keeps it current.
+Editors complete and check the file with it. The loader does not use it: it knows lines, handlers
+of other distributions and rules between values, which a schema cannot say.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from config.handlers import OWN_HANDLERS
+from config.loader import TYPE_PATTERN
+from config.model import Config
+
+SCHEMA_FILE: Final = Path(__file__).with_name("xenbackd.schema.json")
+
+_REF: Final = "#/$defs/{name}"
+
+
+def schema() -> dict[str, Any]:
+    """The schema as plain data (JSON Schema draft 2020-12)."""
+    models = [Config, *OWN_HANDLERS.values()]
+    refs, components = msgspec.json.schema_components(models, ref_template=_REF)
+    definitions: dict[str, Any] = dict(components)
+    for definition in definitions.values():
+        _let_sections_be_empty(definition)
+    _add_types(definitions, dict(zip(OWN_HANDLERS, refs[1:], strict=True)))
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "xenbackd configuration",
+        **refs[0],
+        "$defs": definitions,
+    }
+
+
+def render() -> str:
+    """The schema as the file's text."""
+    return json.dumps(schema(), indent=2, sort_keys=True) + "\n"
+
+
+def _let_sections_be_empty(definition: dict[str, Any]) -> None:
+    # The loader takes a section with all its lines commented out as not there.
+    for name, content in definition.get("properties", {}).items():
+        if "$ref" in content or content.get("type") in ("object", "array"):
+            default = {"default": content.pop("default")} if "default" in content else {}
+            definition["properties"][name] = {"anyOf": [content, {"type": "null"}], **default}
+
+
+def _add_types(definitions: dict[str, Any], handlers: dict[str, Any]) -> None:
+    types = definitions["Config"]["properties"]["types"]["anyOf"][0]
+    types["propertyNames"] = {"pattern": f"^{TYPE_PATTERN}$"}
+    definitions["TypeConfig"]["allOf"] = [
+        {
+            "if": {"properties": {"handler": {"const": handler}}, "required": ["handler"]},
+            "then": {"properties": {"options": {"anyOf": [ref, {"type": "null"}]}}},
+        }
+        for handler, ref in handlers.items()
+    ]
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(render(), encoding="utf-8")

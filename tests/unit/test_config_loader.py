@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""The configuration loader: what it takes, and how it says what it does not take."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config import handlers
+from config.errors import ConfigFileError
+from config.loader import load, loads
+from config.model import Config, LogConfig, RestartConfig, TypeConfig
+from config.nodes import DEPTH_MAX, SIZE_MAX
+
+
+def problems(text: str) -> list[str]:
+    """The lines of the error for a text that must not load."""
+    with pytest.raises(ConfigFileError) as caught:
+        loads(text, "x.yaml")
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "types:\nlog:\n", "{}", "types: {}"])
+def test_loader_nothing_written_gives_the_defaults(text: str) -> None:
+    """An empty file, and sections with nothing in them, are the model's defaults."""
+    assert loads(text, "x.yaml") == Config()
+
+
+def test_loader_whole_file_gives_the_model() -> None:
+    """Values of every kind arrive typed."""
+    text = """\
+runtime_dir: /run/other
+hypervisor: embedded
+log: {level: debug}
+restart: {initial: 1, quarantine_failures: 3}
+types:
+  vbd:
+    handler: block
+    enabled: false
+    log_level: warning
+    options:
+      poll_us: 0
+      directories: [/srv/a, "/srv/b"]
+"""
+    options = {"poll_us": 0, "directories": ["/srv/a", "/srv/b"]}
+    vbd = TypeConfig(handler="block", enabled=False, log_level="warning", options=options)
+    expected = Config(
+        runtime_dir="/run/other",
+        hypervisor="embedded",
+        log=LogConfig(level="debug"),
+        restart=RestartConfig(initial=1.0, quarantine_failures=3),
+        types={"vbd": vbd},
+    )
+
+    assert loads(text, "x.yaml") == expected
+
+
+def test_loader_types_may_share_a_handler() -> None:
+    """vbd, vbd3, qdisk and a type that begins with a digit can all be served by block."""
+    names = ["vbd", "vbd3", "qdisk", "9disk"]
+    text = "types:\n" + "".join(f"  {name}: {{handler: block}}\n" for name in names)
+
+    assert names == list(loads(text, "x.yaml").types)
+
+
+def test_loader_restart_of_a_type_keeps_the_general_values() -> None:
+    """A type's restart section changes what it names and nothing else."""
+    text = "restart: {initial: 3}\ntypes: {vbd: {handler: block, restart: {max: 9}}}"
+
+    assert RestartConfig(initial=3.0, max=9.0) == loads(text, "x.yaml").types["vbd"].restart
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "types:\n  vbd:\n    handler: block\n    poll: 3\n",
+            "x.yaml:4: types.vbd.poll: unknown key; allowed: enabled, handler, log_level,"
+            " options, restart",
+        ),
+        ("lgo: {}", "x.yaml:1: lgo: unknown key; did you mean log? allowed: "),
+        ("log:\n  level: info\nlog: {}", "x.yaml:3: log: stands twice; the first is in line 1"),
+        (
+            "types:\n  vbd:\n    enabled: true\n",
+            "x.yaml:3: types.vbd: missing key 'handler', text",
+        ),
+        (
+            "types:\n  vbd:\n    handler: blok\n",
+            "x.yaml:3: types.vbd.handler: unknown handler 'blok'; did you mean block? allowed: ",
+        ),
+        (
+            "types:\n  vbd: {handler: block, options: {pol_us: 1}}",
+            "x.yaml:2: types.vbd.options.pol_us: unknown key; did you mean poll_us? allowed: ",
+        ),
+        (
+            "types:\n  vbd:\n    handler: block\n    options:\n      io_threads: 900\n",
+            "x.yaml:5: types.vbd.options.io_threads: expected a whole number from 1 to 64, got 900",
+        ),
+        (
+            "types: {vbd: {handler: block, options: {directories: [/a, 3]}}}",
+            "x.yaml:1: types.vbd.options.directories[1]: expected text, got 3;"
+            " put quotes around it",
+        ),
+        (
+            "types: {vbd: {handler: block, enabled: yes}}",
+            "x.yaml:1: types.vbd.enabled: expected true or false, got 'yes'; write true",
+        ),
+        (
+            "types: {vbd: {handler: block, enabled: Off}}",
+            "x.yaml:1: types.vbd.enabled: expected true or false, got 'Off'; write false",
+        ),
+        ("types: {V-bd: {handler: block}}", "x.yaml:1: types.V-bd: a type is 1 to 32 of"),
+        ("types: {vbd: 3}", "x.yaml:1: types.vbd: expected a section with the keys handler,"),
+        ("types: [vbd]", "x.yaml:1: types: expected a mapping, got a list"),
+        ("log: {level: inof}", "x.yaml:1: log.level: expected one of debug, error, info, warn"),
+        ("runtime_dir: 5", "x.yaml:1: runtime_dir: expected text, got 5; put quotes around it"),
+        ("runtime_dir:", "x.yaml:1: runtime_dir: expected text, got nothing"),
+        ("runtime_dir: run", "x.yaml:1: runtime_dir: expected an absolute path, got 'run'"),
+        (f"runtime_dir: /{'a' * 100}", "x.yaml:1: runtime_dir: longer than 81 bytes: too long"),
+        (
+            "timeouts: {beat: 010}",
+            "x.yaml:1: timeouts.beat: expected a number from 0.1 to 60, got '010'",
+        ),
+        ("timeouts: {hook: 1_0}", "x.yaml:1: timeouts.hook: expected a number from 0 to 86400"),
+        ("timeouts: {hook: 1:30}", "x.yaml:1: timeouts.hook: expected a number from 0 to 86400"),
+        ("timeouts: {hook: .inf}", "x.yaml:1: timeouts.hook: expected a number from 0 to 86400"),
+        ("timeouts: {hook: true}", "x.yaml:1: timeouts.hook: expected a number from 0 to 86400"),
+        ("timeouts: {hook: 0}", "x.yaml:1: timeouts.hook: must be above 0"),
+        ("timeouts:\n  beat: 9\n  hook: 1\n", "x.yaml:1: timeouts.beat_dead: must be at least"),
+        ("xenstore: {timeout: 0}", "x.yaml:1: xenstore.timeout: expected a number above 0 to 600"),
+        ("limits: {parallel_starts: 1.5}", "x.yaml:1: limits.parallel_starts: expected a whole"),
+        ("restart:\n  initial: 9\n  max: 3\n", "x.yaml:3: restart.max: must not be below"),
+        ("- a", "x.yaml:1: expected a section with the keys runtime_dir,"),
+        ("text", "x.yaml:1: expected a section with the keys runtime_dir,"),
+    ],
+)
+def test_loader_wrong_content_names_line_key_and_what_is_allowed(text: str, expected: str) -> None:
+    """Each mistake is one line that begins with its place and says what to write."""
+    found = problems(text)
+
+    assert [line.startswith(expected) for line in found] == [True], found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("log: &a {level: info}", "x.yaml:1: anchors"),
+        ("log:\n  level: *a\n", "x.yaml:2: anchors"),
+        ("log: !!python/object:os.system {}", "x.yaml:1: tags are not allowed"),
+        ("log: !!str x", "x.yaml:1: tags are not allowed"),
+        ("a: b: c", "x.yaml:1: not valid YAML, mapping values are not allowed here"),
+        ("log: {level: info", "x.yaml:1: not valid YAML, while parsing a flow mapping"),
+        ("log:\n\tlevel: info", "x.yaml:2: not valid YAML"),
+        ("log: {}\n---\nlog: {}", "x.yaml:2: not valid YAML, expected a single document"),
+        ('runtime_dir: "\\UFFFFFFFF"', "x.yaml:1: not valid YAML"),
+        ('runtime_dir: "/a\\0b"', "x.yaml:1: runtime_dir: control characters are not allowed"),
+        ('runtime_dir: "/a\\ud800"', "x.yaml:1: runtime_dir: control characters"),
+        ("log: {}\n\x01", "x.yaml:2: character"),
+        ("? {a: b}\n: c", "x.yaml:1: a key must be one word"),
+        ("[" * 5000, f"x.yaml:1: nested deeper than {DEPTH_MAX} levels"),
+        ("a" * (SIZE_MAX + 1), "x.yaml: larger than"),
+    ],
+)
+def test_loader_hostile_yaml_is_refused_with_its_line(text: str, expected: str) -> None:
+    """What YAML allows beyond plain data, and what is no YAML, is one clear error."""
+    found = problems(text)
+
+    assert [line.startswith(expected) for line in found] == [True], found
+
+
+def test_loader_many_mistakes_are_all_named_in_order() -> None:
+    """One run finds everything, sorted by line."""
+    text = "types:\n  vbd:\n    handler: nope\n    x: 1\nlog:\n  level: 7\nfoo: 1\n"
+    with pytest.raises(ConfigFileError) as caught:
+        loads(text, "x.yaml")
+
+    assert [problem.line for problem in caught.value.problems] == [3, 4, 6, 7]
+    assert (
+        caught.value.file,
+        caught.value.line,
+        caught.value.key,
+    ) == ("x.yaml", 3, "types.vbd.handler")
+
+
+def test_loader_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that is not there is an error of the file, with the cause."""
+    with pytest.raises(ConfigFileError, match=r"nope\.yaml: cannot be read: No such file"):
+        load(tmp_path / "nope.yaml")
+
+
+def test_loader_file_that_is_no_text_names_the_line(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are refused with their line."""
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"log:\n  level: \xff\n")
+
+    with pytest.raises(ConfigFileError, match=r"x\.yaml:2: not UTF-8 text"):
+        load(path)
+
+
+def test_loader_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    """A file of an editor that writes a byte-order mark loads."""
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"\xef\xbb\xbflog: {level: debug}\n")
+
+    assert load(path).log.level == "debug"
+
+
+class StrictOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """Options with a rule of their own."""
+
+    even: int = 0
+
+    def __post_init__(self) -> None:
+        if self.even % 2:
+            raise ValueError("even must be even")
+
+
+class ForeignDevice:
+    """A handler of somebody else's."""
+
+    options_type = StrictOptions
+
+
+class BareDevice:
+    """A handler without an options model."""
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install handlers: foreign, options-only, bare, and one that cannot be imported."""
+    here = __name__
+    points = [
+        ("foreign", f"{here}:ForeignDevice", handlers.ENTRY_POINT_GROUP),
+        ("bare", f"{here}:BareDevice", handlers.ENTRY_POINT_GROUP),
+        ("broken", "no_such_module_of_xenbackd:Device", handlers.ENTRY_POINT_GROUP),
+        ("light", "no_such_module_of_xenbackd:Device", handlers.ENTRY_POINT_GROUP),
+        ("light", f"{here}:StrictOptions", handlers.OPTIONS_GROUP),
+        ("twice", "a:b", handlers.ENTRY_POINT_GROUP),
+        ("twice", "c:d", handlers.ENTRY_POINT_GROUP),
+    ]
+
+    class Point:
+        def __init__(self, name: str, value: str, group: str) -> None:
+            self.name, self.value, self.group = name, value, group
+
+        def load(self) -> Any:
+            module, _, attribute = self.value.partition(":")
+            if module == here:
+                return globals()[attribute]
+            return importlib.metadata.EntryPoint(self.name, self.value, self.group).load()
+
+    def entry_points(group: str, name: str | None = None) -> list[Point]:
+        return [Point(*one) for one in points if one[2] == group and name in (None, one[0])]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize("handler", ["foreign", "light"])
+def test_loader_foreign_handler_checks_its_options(handler: str) -> None:
+    """The options of a third-party handler are held against its own model."""
+    text = f"types:\n  x:\n    handler: {handler}\n    options:\n      even: 3\n"
+
+    assert problems(text) == ["x.yaml:5: types.x.options: even must be even"]
+    assert loads(text.replace("3", "4"), "x.yaml").types["x"].options == {"even": 4}
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("bare", "handler 'bare' has no options model"),
+        ("broken", "handler 'broken' cannot be loaded: ModuleNotFoundError"),
+        ("twice", "handler 'twice' is installed more than once: a:b, c:d"),
+        ("forein", "unknown handler 'forein'; did you mean foreign? allowed: bare, block"),
+    ],
+)
+def test_loader_unusable_handler_says_why(handler: str, expected: str) -> None:
+    """A handler that cannot be used is an error of the line that names it."""
+    found = problems(f"types:\n  x:\n    handler: {handler}\n")
+
+    assert [f"x.yaml:3: types.x.handler: {expected}" in line for line in found] == [True], found
+
+
+_words = st.sampled_from(
+    [
+        *(
+            [
+                "types",
+                "vbd",
+                "handler",
+                "block",
+                "options",
+                "log",
+                "level",
+                "restart",
+                "0",
+                "-1",
+                "1e5",
+                "true",
+                "null",
+            ]
+        ),
+        *([": ", " - ", " \n", "\n  ", "\n    ", "\t", "\x85", "\ufeff", "---\n", "%YAML 1.2\n"]),
+        *":-{}[],\"'|>?#~&*!<%",
+    ]
+)
+
+
+@given(st.lists(_words, max_size=30).map("".join) | st.text(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_loader_any_text_loads_or_is_refused(text: str) -> None:
+    """Whatever stands in the file, the answer is a Config or a ConfigFileError."""
+    try:
+        config = loads(text, "x.yaml")
+    except ConfigFileError:
+        return
+    assert isinstance(config, Config)
