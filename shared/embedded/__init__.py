@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The embedded hypervisor: xenstored, event channels, grant tables, domains, guests."""

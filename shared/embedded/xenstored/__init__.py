@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""A xenstore server that speaks the real wire protocol on UNIX sockets."""

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""What an unprivileged domain may use up. Domain 0 is exempt from all but the last two.
+
+Figures: xenstored's defaults (tools/xenstored/core.c, domain.c). Each says what is answered when
+it is exceeded.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NODES_MAX: Final = 1000
+"""Nodes owned by one domain: ENOSPC."""
+
+ENTRY_SIZE_MAX: Final = 2048
+"""Bytes of value, permissions and names of children of one node: ENOSPC."""
+
+PERMISSIONS_MAX: Final = 5
+"""Entries in the permissions of one node: ENOSPC."""
+
+WATCHES_MAX: Final = 128
+"""Watches of one domain: E2BIG."""
+
+TRANSACTIONS_MAX: Final = 10
+"""Transactions open at one time: ENOSPC."""
+
+TRANSACTION_NODES_MAX: Final = 1024
+"""Nodes one transaction may touch: ENOSPC."""
+
+CONNECTIONS_MAX: Final = 32
+"""Connections of one domain (real domains have one): further ones are closed at once."""
+
+OUTPUT_MAX: Final = 256 * 1024
+"""Bytes waiting for one connection; beyond, its requests are not read and its events coalesced."""
+
+EVENTS_MAX: Final = 4096
+"""Distinct events waiting for one connection that does not read: it is closed."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""An asyncio xenstore client over pyxs's packet and connection layers."""

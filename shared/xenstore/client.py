@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: MIT
+"""The asyncio xenstore client.
+
+- Requests are pipelined and time-limited; cancelling one is safe (see `session`).
+- Watch events arrive in `client.events`, coalesced and fair between domains (see `watches`).
+- When the connection breaks, what is in flight fails at once with `ConnectionLostError`; in the
+  background it is made anew, all watches are registered again, and then `on_reconnect` is called,
+  since everything may have changed in between. Until then requests fail at once.
+
+No threads; pyxs's Router, Client and Monitor are not used. A client belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from shared.errors import HostError
+from shared.xenstore.errors import (
+    AlreadyExistsError,
+    ConnectionLostError,
+    NoEntryError,
+    TooBigError,
+    TransactionConflictError,
+    WireError,
+    XenstoreError,
+)
+from shared.xenstore.listing import PartialListing, decode_names
+from shared.xenstore.session import Session
+from shared.xenstore.transport import Target
+from shared.xenstore.watches import DomainKey, Watch, WatchQueue, WatchTable
+from shared.xenstore.wire import Op, Perm, encode_perms, join_strings, split_strings
+
+T = TypeVar("T")
+
+RECONNECT_FIRST: Final = 0.1
+"""Seconds from the loss of the connection to the first attempt; doubled after each."""
+RECONNECT_MAX: Final = 5.0
+"""Seconds between two attempts at most."""
+TRANSACTION_ATTEMPTS: Final = 50
+"""Conflicts in a row after which a transaction is given up; others commit at each of them."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counters since the client was made, and levels of now."""
+
+    requests: int
+    in_flight: int
+    watches: int
+    reconnects: int
+    events_pending: int
+    events_coalesced: int
+    events_dropped: int
+
+
+class XenstoreClient:
+    """A connection to xenstored that is kept up.
+
+    Args:
+        target: `SocketTarget` or `DeviceTarget` (see `choose_target`).
+        timeout: seconds one request may take before xenstored counts as gone.
+        on_reconnect: called (and awaited) after the connection was made anew.
+        on_disconnect: called with the cause when it broke.
+
+    Every request raises the `XenstoreError` for xenstored's refusal or `ConnectionLostError`.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        timeout: float = 5.0,
+        on_reconnect: Callable[[], Awaitable[None] | None] | None = None,
+        on_disconnect: Callable[[str], None] | None = None,
+    ) -> None:
+        self.events = WatchQueue()
+        self.on_reconnect = on_reconnect
+        self.on_disconnect = on_disconnect
+        self._target = target
+        self._timeout = timeout
+        self._watches = WatchTable()
+        self._session: Session | None = None
+        self._next_id = 1
+        self._requests = 0
+        self._reconnects = 0
+        self._lost = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    # The connection
+
+    @property
+    def connected(self) -> bool:
+        """Whether requests can be made now: connected, all watches registered."""
+        return self._session is not None
+
+    async def connect(self) -> None:
+        """Connect, and from now on stay connected until `close`.
+
+        Raises:
+            HostError: can't connect; names the path and the remedy.
+        """
+        if self._keeper is not None:
+            return
+        self._session = self._open_session()
+        self._keeper = asyncio.create_task(self._keep_connected(), name="xenstore-keeper")
+
+    async def close(self) -> None:
+        """Disconnect for good. What is in flight fails. Idempotent."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None and keeper is not asyncio.current_task():
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        self._leave_session("the connection was closed")
+
+    def statistics(self) -> Statistics:
+        """Counters and levels."""
+        session = self._session
+        return Statistics(
+            requests=self._requests + (session.requests if session else 0),
+            in_flight=session.in_flight if session else 0,
+            watches=len(self._watches),
+            reconnects=self._reconnects,
+            events_pending=len(self.events),
+            events_coalesced=self.events.coalesced,
+            events_dropped=self.events.dropped,
+        )
+
+    # Nodes
+
+    async def read(self, path: str, tx: int = 0) -> bytes:
+        """Value of a node; `NoEntryError` if there is none."""
+        return await self._path_request(Op.READ, path, tx)
+
+    async def read_or_none(self, path: str, tx: int = 0) -> bytes | None:
+        """Value of a node, None if there is none."""
+        try:
+            return await self.read(path, tx)
+        except NoEntryError:
+            return None
+
+    async def write(self, path: str, value: bytes, tx: int = 0) -> None:
+        """Write a node (an empty value is a value); missing parents are made."""
+        await self._request(Op.WRITE, join_strings(Op.WRITE, path) + value, tx)
+
+    async def mkdir(self, path: str, tx: int = 0) -> None:
+        """Make a node with an empty value unless it exists; missing parents are made."""
+        await self._path_request(Op.MKDIR, path, tx)
+
+    async def rm(self, path: str, tx: int = 0) -> None:
+        """Remove a node and everything below; fine if only its parent exists."""
+        await self._path_request(Op.RM, path, tx)
+
+    async def directory(self, path: str, tx: int = 0) -> list[str]:
+        """Names of a node's children, however many."""
+        try:
+            return decode_names(await self._path_request(Op.DIRECTORY, path, tx))
+        except TooBigError:
+            pass
+        listing = PartialListing(path)
+        while not listing.complete:
+            arguments = join_strings(Op.DIRECTORY_PART, path, str(listing.offset))
+            listing.add(await self._request(Op.DIRECTORY_PART, arguments, tx))
+        return listing.names()
+
+    async def get_perms(self, path: str, tx: int = 0) -> list[Perm]:
+        """Permissions of a node, the owner's entry first."""
+        reply = await self._path_request(Op.GET_PERMS, path, tx)
+        try:
+            return [Perm.parse(text) for text in split_strings(reply)]
+        except ValueError as error:
+            raise WireError(f"xenstore get perms: {path}: {error}") from None
+
+    async def set_perms(self, path: str, perms: Sequence[Perm], tx: int = 0) -> None:
+        """Set the permissions of a node, the owner's entry first."""
+        payload = join_strings(Op.SET_PERMS, path) + encode_perms(perms)
+        await self._request(Op.SET_PERMS, payload, tx)
+
+    # Domains
+
+    async def get_domain_path(self, domid: int) -> str:
+        """Home directory of a domain, `/local/domain/<domid>`."""
+        reply = await self._path_request(Op.GET_DOMAIN_PATH, str(domid))
+        return reply.rstrip(b"\0").decode("ascii", "backslashreplace")
+
+    async def is_domain_introduced(self, domid: int) -> bool:
+        """Whether xenstored knows the domain."""
+        return (await self._path_request(Op.IS_DOMAIN_INTRODUCED, str(domid))).startswith(b"T")
+
+    async def introduce(self, domid: int, mfn: int = 0, port: int = 0) -> None:
+        """Tell xenstored of a new domain (privileged)."""
+        arguments = join_strings(Op.INTRODUCE, str(domid), str(mfn), str(port))
+        await self._request(Op.INTRODUCE, arguments)
+
+    async def release(self, domid: int) -> None:
+        """Tell xenstored that a domain is gone (privileged)."""
+        await self._path_request(Op.RELEASE, str(domid))
+
+    # Transactions
+
+    async def transact(
+        self, body: Callable[[int], Awaitable[T]], attempts: int = TRANSACTION_ATTEMPTS
+    ) -> T:
+        """Await `body` with a transaction's id until its commit meets no conflict.
+
+        `body` may run several times, so it must do nothing but use the transaction. An exception
+        that leaves it (cancellation too) aborts the transaction.
+
+        Raises:
+            HostError: `attempts` conflicts in a row.
+        """
+        for _ in range(attempts):
+            session = self._usable(Op.TRANSACTION_START, "-")
+
+            def undo(reply: bytes, session: Session = session) -> None:
+                session.send(Op.TRANSACTION_END, b"F\0", _transaction_id(reply))
+
+            tx = _transaction_id(await session.request(Op.TRANSACTION_START, b"\0", 0, undo))
+            try:
+                result = await body(tx)
+            except TransactionConflictError:
+                session.send(Op.TRANSACTION_END, b"F\0", tx)
+                continue
+            except BaseException:
+                session.send(Op.TRANSACTION_END, b"F\0", tx)
+                raise
+            try:
+                await session.request(Op.TRANSACTION_END, b"T\0", tx)
+            except TransactionConflictError:
+                continue
+            return result
+        raise HostError(f"xenstore transaction: {self._target.path}: {attempts} conflicts in a row")
+
+    # Watches
+
+    async def watch(self, path: str, token: str, domain: DomainKey) -> None:
+        """Register a watch; its events arrive in `events`, a first one at once.
+
+        `domain` is whose events they are, or a function that tells it from an event's path
+        (ValueError and LookupError from it are taken for "none").
+
+        Raises:
+            AlreadyExistsError: this path is watched with this token already.
+        """
+        payload = join_strings(Op.WATCH, path, token)
+        session = self._usable(Op.WATCH, path)
+        if self._watches.get(path, token) is not None:
+            raise AlreadyExistsError(Op.WATCH.label, path, "EEXIST")
+        watch = Watch(path, token, domain)
+        # Entered first: the first event may come in the same packet as the answer.
+        self._watches.add(watch)
+
+        def undo(_: bytes) -> None:
+            session.send(Op.UNWATCH, payload)
+
+        try:
+            await session.request(Op.WATCH, payload, 0, undo)
+        except BaseException:
+            self._forget_watch(watch)
+            raise
+
+    async def unwatch(self, path: str, token: str) -> None:
+        """Remove a watch; no event of it comes out of `events` afterwards.
+
+        Works without a connection too: it is just not registered again then.
+
+        Raises:
+            NoEntryError: there is no such watch.
+        """
+        watch = self._watches.get(path, token)
+        if watch is None:
+            raise NoEntryError(Op.UNWATCH.label, path, "ENOENT")
+        self._forget_watch(watch)
+        if self._session is not None:
+            with contextlib.suppress(ConnectionLostError):
+                await self._request(Op.UNWATCH, join_strings(Op.UNWATCH, path, token))
+
+    def _forget_watch(self, watch: Watch) -> None:
+        self._watches.remove(watch)
+        self.events.forget(watch)
+
+    def _on_event(self, untrusted_path: str, token: str) -> None:
+        watch = self._watches.find(untrusted_path, token)
+        if watch is not None:
+            self.events.put(watch, untrusted_path)
+
+    # Plumbing
+
+    def _usable(self, op: Op, subject: str) -> Session:
+        if self._session is None:
+            raise ConnectionLostError(op.label, subject, "not connected to xenstored")
+        return self._session
+
+    def _request(self, op: Op, payload: bytes, tx: int = 0) -> asyncio.Future[bytes]:
+        subject = payload.split(b"\0", 1)[0].decode("ascii") if self._session is None else ""
+        return self._usable(op, subject).request(op, payload, tx)
+
+    def _path_request(self, op: Op, path: str, tx: int = 0) -> asyncio.Future[bytes]:
+        return self._request(op, join_strings(op, path), tx)
+
+    def _open_session(self) -> Session:
+        return Session(
+            self._target,
+            timeout=self._timeout,
+            on_event=self._on_event,
+            on_lost=self._on_lost,
+            first_id=self._next_id,
+        )
+
+    def _leave_session(self, cause: str) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close(cause)
+            self._next_id = session.next_id
+            self._requests += session.requests
+
+    def _on_lost(self, cause: str) -> None:
+        """The session in use died, or the one that was being made ready."""
+        self._lost.set()
+        if self._session is None:
+            return
+        self._leave_session(cause)
+        log.error("xenstore: %s: connection lost: %s", self._target.path, cause)
+        if self.on_disconnect is not None:
+            self.on_disconnect(cause)
+
+    async def _keep_connected(self) -> None:
+        while True:
+            await self._lost.wait()
+            await self._reconnect()
+            self._reconnects += 1
+            log.info("xenstore: %s: connected again", self._target.path)
+            if self.on_reconnect is None:
+                continue
+            try:
+                result = self.on_reconnect()
+                if inspect.isawaitable(result):
+                    await result
+            except ConnectionLostError:
+                continue  # Lost again meanwhile: it is called again after the next reconnect.
+            except Exception:
+                # Whatever the callback does wrong, the connection has to be kept up.
+                log.exception("xenstore: the rescan after reconnecting failed")
+
+    async def _reconnect(self) -> None:
+        """Return with a new session in use, its watches registered."""
+        delay = RECONNECT_FIRST
+        while True:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RECONNECT_MAX)
+            self._lost.clear()
+            try:
+                session = self._open_session()
+            except HostError as error:
+                log.debug("%s", error)
+                continue
+            try:
+                await self._register_watches(session)
+            except ConnectionLostError as error:
+                log.debug("%s", error)
+                continue
+            except BaseException:
+                session.close()
+                raise
+            if self._lost.is_set():
+                continue  # It died right after the last watch was registered.
+            self._session = session
+            return
+
+    async def _register_watches(self, session: Session) -> None:
+        """Register all watches with a new session, and take back those removed meanwhile."""
+        watches = self._watches.all()
+        payloads = [join_strings(Op.WATCH, watch.path, watch.token) for watch in watches]
+        outcomes = await asyncio.gather(
+            *(session.request(Op.WATCH, payload) for payload in payloads), return_exceptions=True
+        )
+        for watch, payload, outcome in zip(watches, payloads, outcomes, strict=True):
+            if isinstance(outcome, ConnectionLostError):
+                raise outcome
+            if isinstance(outcome, XenstoreError):
+                log.error("xenstore: watch not registered again: %s", outcome)
+            elif watch not in self._watches:
+                session.send(Op.UNWATCH, payload)
+
+
+def _transaction_id(reply: bytes) -> int:
+    text = reply.rstrip(b"\0")
+    if not text.isdigit():
+        raise WireError(f"xenstore transaction start: no number: {reply!r}")
+    return int(text)

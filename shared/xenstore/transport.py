@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""The two ways to xenstored: its UNIX socket and the kernel's device /dev/xen/xenbus.
+
+Built on the connection layer of pyxs. What is different here: nothing blocks (reads return what
+is there, writes leave behind what does not fit), and a request leaves in one write().
+
+The kernel's device (drivers/xen/xenbus/xenbus_dev_frontend.c) has ways of its own:
+- its buffer holds one request, so each has to be written by itself and completely;
+- WATCH and UNWATCH are carried out inside write(), which fails where a socket would answer with
+  an error packet; such a request is handed back by `take_refused()`;
+- older kernels answer them with a request id of 0 (which the session deals with).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from pyxs.connection import PacketConnection
+
+from shared.errors import HostError
+from shared.xenstore.wire import HEADER, Packet
+
+RECEIVE_SIZE: Final = 64 * 1024
+"""Bytes taken in one read; some hundred replies, so that a flood never holds up the loop."""
+
+_DEVICE_GONE: Final = frozenset({errno.EIO, errno.ENODEV, errno.EBADF, errno.ENXIO})
+
+
+@dataclass(frozen=True, slots=True)
+class SocketTarget:
+    """xenstored's UNIX socket, or a domain's own socket of the embedded xenstored."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTarget:
+    """The kernel's connection to xenstored, the only one a driver domain has."""
+
+    path: str
+
+
+Target = SocketTarget | DeviceTarget
+
+
+def choose_target(
+    transport: Literal["auto", "socket", "device"], socket_path: str, device_path: str
+) -> Target:
+    """The target for a configuration: with `auto` the socket where it exists, else the device.
+
+    If neither exists the socket is chosen: it is the one that may still appear.
+    """
+    if transport == "device":
+        return DeviceTarget(device_path)
+    if (
+        transport == "auto"
+        and not Path(socket_path).is_socket()
+        and Path(device_path).is_char_device()
+    ):
+        return DeviceTarget(device_path)
+    return SocketTarget(socket_path)
+
+
+class Transport(Protocol):
+    """A non-blocking stream of packets. `OSError` from any call means it is broken."""
+
+    def fileno(self) -> int:
+        """Descriptor for readiness."""
+
+    def queue(self, data: bytes) -> None:
+        """Take one complete packet to be sent by `flush`."""
+
+    def flush(self) -> bool:
+        """Send what is queued; False if the rest has to wait until the descriptor is writable."""
+
+    def receive(self) -> bytes | None:
+        """What has arrived; None if nothing has, b"" if the peer is gone."""
+
+    def take_refused(self) -> list[tuple[int, int]]:
+        """Requests whose write() failed since the last call: pairs of request id and errno."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
+
+
+class SocketTransport:
+    """The UNIX socket; everything queued leaves in one system call."""
+
+    def __init__(self, path: str) -> None:
+        self._out = bytearray()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.setblocking(False)
+            # On a UNIX socket this never waits: it fails with EAGAIN if the backlog is full.
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def queue(self, data: bytes) -> None:
+        self._out += data
+
+    def flush(self) -> bool:
+        out = self._out
+        while out:
+            try:
+                sent = self._socket.send(out)
+            except BlockingIOError:
+                return False
+            del out[:sent]
+        return True
+
+    def receive(self) -> bytes | None:
+        try:
+            return self._socket.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return None
+
+    def take_refused(self) -> list[tuple[int, int]]:
+        return []
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class DeviceTransport:
+    """The kernel's device; one write() per request."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        self._out: deque[bytes] = deque()
+        self._refused: list[tuple[int, int]] = []
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def queue(self, data: bytes) -> None:
+        self._out.append(data)
+
+    def flush(self) -> bool:
+        out = self._out
+        while out:
+            data = out[0]
+            try:
+                written = os.write(self._fd, data)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                # A refused request is forgotten by the kernel whole; the device itself is fine.
+                if error.errno in _DEVICE_GONE or len(data) < HEADER.size:
+                    raise
+                _, rq_id, _, _ = HEADER.unpack_from(data)
+                self._refused.append((rq_id, error.errno or errno.EIO))
+                written = len(data)
+            if written < len(data):
+                out[0] = data[written:]
+            else:
+                out.popleft()
+        return True
+
+    def receive(self) -> bytes | None:
+        try:
+            return os.read(self._fd, RECEIVE_SIZE)
+        except BlockingIOError:
+            return None
+
+    def take_refused(self) -> list[tuple[int, int]]:
+        refused, self._refused = self._refused, []
+        return refused
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Connection(PacketConnection):  # type: ignore[misc]
+    """One connection to a target: pyxs's connection with a transport that does not block."""
+
+    transport: Transport | None
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.path = target.path
+        self.transport = None
+
+    def create_transport(self) -> Transport:
+        """Open the target.
+
+        Raises:
+            HostError: it can't be opened; says which path, why and what to do.
+        """
+        try:
+            if isinstance(self.target, DeviceTarget):
+                return DeviceTransport(self.target.path)
+            return SocketTransport(self.target.path)
+        except OSError as error:
+            raise HostError(
+                f"can't connect to xenstored: {self.path}: {error.strerror or error}; "
+                f"{_remedy(self.target, error)}"
+            ) from error
+
+    def open(self) -> Transport:
+        """Connect and return the transport; raises as `create_transport`."""
+        self.connect()
+        assert self.transport is not None
+        return self.transport
+
+    def send(self, packet: Packet) -> bool:
+        """Queue a packet and send what goes; False if something has to wait."""
+        transport = self.open()
+        transport.queue(packet.encode())
+        return transport.flush()
+
+
+def _remedy(target: Target, error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "run as root or grant access to it"
+    if error.errno == errno.ECONNREFUSED:
+        return "nobody listens there any more: start xenstored"
+    if error.errno == errno.EAGAIN:
+        return "xenstored does not accept connections: is it stopped or hung?"
+    if isinstance(target, DeviceTarget):
+        return "is this a domain of Xen? Without Xen use the embedded hypervisor"
+    return "is xenstored running, and is `xenstore.socket` in the configuration the right path?"

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""Watch events between arrival and their consumer: coalesced, bounded, fair.
+
+A guest can make as many events as it likes. So:
+- at most one event is pending per (path, token), as the kernel does it since XSA-349;
+- every domain has a queue of its own and they are served in turn, so that a noisy domain delays
+  nobody but itself;
+- a domain's queue is bounded; when it is full, each watch's events in it collapse to one event
+  for the path the watch was registered with, which says: anything below may have changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+PENDING_PER_DOMAIN_MAX: Final = 256
+"""Events kept per domain; some devices' worth of nodes written at once."""
+
+NO_DOMAIN: Final = -1
+"""Key of events whose path the watch's callable could not read a domain from."""
+
+
+class WatchEvent(NamedTuple):
+    """Something changed at or below `path`, seen by the watch with `token`."""
+
+    path: str
+    token: str
+
+
+DomainKey = int | Callable[[str], int]
+"""Whose queue an event goes to: a domain, or how to find it in the event's path."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """One registered watch; identity is what tells two of them apart."""
+
+    path: str
+    token: str
+    domain: DomainKey
+
+    def covers(self, path: str) -> bool:
+        """Whether an event for this path can come from this watch."""
+        root = self.path
+        return path == root or root == "/" or path.startswith(root + "/")
+
+    def domain_of(self, untrusted_path: str) -> int:
+        """The queue for an event."""
+        if isinstance(self.domain, int):
+            return self.domain
+        try:
+            return self.domain(untrusted_path)
+        except (ValueError, LookupError):
+            return NO_DOMAIN
+
+
+class WatchTable:
+    """The registered watches, to be found by key or by the token of an event."""
+
+    def __init__(self) -> None:
+        self._watches: dict[tuple[str, str], Watch] = {}
+        self._by_token: dict[str, list[Watch]] = {}
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def __contains__(self, watch: Watch) -> bool:
+        return self._watches.get((watch.path, watch.token)) is watch
+
+    def get(self, path: str, token: str) -> Watch | None:
+        """The watch registered so."""
+        return self._watches.get((path, token))
+
+    def all(self) -> list[Watch]:
+        """A copy, in order of registration."""
+        return list(self._watches.values())
+
+    def add(self, watch: Watch) -> None:
+        """Enter a watch; the key must be free."""
+        self._watches[watch.path, watch.token] = watch
+        self._by_token.setdefault(watch.token, []).append(watch)
+
+    def remove(self, watch: Watch) -> None:
+        """Forget a watch if it is still the one under its key."""
+        if watch not in self:
+            return
+        del self._watches[watch.path, watch.token]
+        remaining = [w for w in self._by_token[watch.token] if w is not watch]
+        if remaining:
+            self._by_token[watch.token] = remaining
+        else:
+            del self._by_token[watch.token]
+
+    def find(self, path: str, token: str) -> Watch | None:
+        """The watch an event belongs to; None if it was removed meanwhile."""
+        for watch in self._by_token.get(token, ()):
+            if watch.covers(path):
+                return watch
+        return None
+
+
+class WatchQueue:
+    """Pending events. `get` is the consumer's end; the client fills it."""
+
+    def __init__(self, limit: int = PENDING_PER_DOMAIN_MAX) -> None:
+        self._limit = limit
+        self._pending: dict[int, OrderedDict[tuple[str, Watch], None]] = {}
+        self._turn: deque[int] = deque()
+        self._collapsed: set[tuple[int, Watch]] = set()
+        self._ready = asyncio.Event()
+        self.coalesced = 0
+        """Events that met their like still pending."""
+        self.dropped = 0
+        """Events given up for one for the whole watch."""
+
+    def __len__(self) -> int:
+        return sum(len(pending) for pending in self._pending.values())
+
+    async def get(self) -> WatchEvent:
+        """The next event; waits until there is one. Cancelling loses none."""
+        while True:
+            event = self.get_nowait()
+            if event is not None:
+                return event
+            self._ready.clear()
+            await self._ready.wait()
+
+    def get_nowait(self) -> WatchEvent | None:
+        """The next event, None if none is pending."""
+        if not self._turn:
+            return None
+        domain = self._turn.popleft()
+        pending = self._pending[domain]
+        (path, watch), _ = pending.popitem(last=False)
+        self._collapsed.discard((domain, watch))
+        if pending:
+            self._turn.append(domain)
+        else:
+            del self._pending[domain]
+        return WatchEvent(path, watch.token)
+
+    def put(self, watch: Watch, untrusted_path: str) -> None:
+        """An event has arrived."""
+        domain = watch.domain_of(untrusted_path)
+        pending = self._pending.get(domain)
+        if pending is None:
+            pending = self._pending[domain] = OrderedDict()
+            self._turn.append(domain)
+            self._ready.set()
+        if (untrusted_path, watch) in pending or (domain, watch) in self._collapsed:
+            self.coalesced += 1
+            return
+        if len(pending) >= self._limit:
+            pending[untrusted_path, watch] = None
+            self._collapse(domain, pending)
+        else:
+            pending[untrusted_path, watch] = None
+
+    def forget(self, watch: Watch) -> None:
+        """Drop the pending events of a watch that was removed."""
+        for domain, pending in list(self._pending.items()):
+            for key in [key for key in pending if key[1] is watch]:
+                del pending[key]
+            self._collapsed.discard((domain, watch))
+            if not pending:
+                del self._pending[domain]
+                self._turn.remove(domain)
+
+    def _collapse(self, domain: int, pending: OrderedDict[tuple[str, Watch], None]) -> None:
+        roots = OrderedDict(((watch.path, watch), None) for _, watch in pending)
+        self.dropped += len(pending) - len(roots)
+        self._collapsed.update((domain, watch) for _, watch in roots)
+        pending.clear()
+        pending.update(roots)
