@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Log lines on stderr, each with the name of the device it is about (S25).
+
+A line is text (`2026-01-31 12:00:00.000 WARNING vbd/3/51712: ring: …`) or one JSON object. The
+level is one per device and can change at run time. What a guest can trigger at will goes through
+`DeviceLogger.guest`, which is bounded in rate and says how much it left out.
+
+Does not decide where stderr goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final
+
+import msgspec
+
+from shared.device_id import DeviceId
+
+BURST: Final = 10
+"""Guest-triggered lines of one place in the code that pass in a row."""
+PERIOD: Final = 6.0
+"""Seconds until another one passes."""
+
+_LEVELS: Final = logging.getLevelNamesMapping()
+_root = logging.getLogger("xenbackd")
+
+
+class RateLimited(logging.Filter):
+    """Token bucket per place in the code, for records marked `guest`; others always pass.
+
+    The first line that passes again says "suppressed N".
+    """
+
+    def __init__(
+        self,
+        burst: int = BURST,
+        period: float = PERIOD,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._burst, self._period, self._clock = burst, period, clock
+        self._buckets: dict[tuple[str, int], list[float]] = {}
+        """Place to [tokens, time of the last look, lines suppressed]."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is to be written."""
+        if not getattr(record, "guest", False):
+            return True
+        now = self._clock()
+        bucket = self._buckets.setdefault(
+            (record.pathname, record.lineno), [float(self._burst), now, 0]
+        )
+        bucket[0] = min(self._burst, bucket[0] + (now - bucket[1]) / self._period)
+        bucket[1] = now
+        if bucket[0] < 1:
+            bucket[2] += 1
+            return False
+        bucket[0] -= 1
+        if bucket[2]:
+            record.msg = f"{record.getMessage()} (suppressed {int(bucket[2])})"
+            record.args = None
+            bucket[2] = 0
+        return True
+
+
+class DeviceLogger(logging.LoggerAdapter[logging.Logger]):
+    """`log.info("…")` prints `INFO vbd/3/51712: …`."""
+
+    def __init__(self, device: DeviceId, level: str = "info") -> None:
+        super().__init__(_root.getChild("device"), {"device": str(device)})
+        self._limit = RateLimited()
+        self._level = logging.INFO
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """Change the level: debug, info, warning or error; applies to the next line."""
+        self._level = _LEVELS[level.upper()]
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
+        """Whether this device wants lines of this level."""
+        return level >= self._level
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        """Put the device onto the record."""
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+    def guest(self, level: int, msg: str, *args: object) -> None:
+        """Log what a guest can trigger at will."""
+        self.log(level, msg, *args, extra={"guest": True}, stacklevel=2)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, device, message; a traceback follows on lines of its own."""
+
+    default_msec_format = "%s.%03d"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        device = getattr(record, "device", "")
+        record.message = record.getMessage()
+        # The supervisor's adapter puts the name into the message itself.
+        prefix = f"{device}: " if device and not record.message.startswith(f"{device}: ") else ""
+        line = f"{self.formatTime(record)} {record.levelname} {prefix}{record.message}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time (ISO 8601, UTC), level, logger, device, pid, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        device = getattr(record, "device", "")
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage().removeprefix(f"{device}: "),
+        }
+        if device:
+            fields["device"] = device
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields).decode()
+
+
+def setup(level: str = "info", format: str = "text") -> None:
+    """Send the lines of this process to stderr. May be called again; the last call counts.
+
+    `level` bounds what is not about a device; devices have their own.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.addFilter(RateLimited())
+    _root.handlers[:] = [handler]
+    _root.propagate = False
+    devices = _root.getChild("device")
+    for logger, wanted in ((_root, _LEVELS[level.upper()]), (devices, logging.DEBUG)):
+        # Setting a level writes to every logger there is, in pages that workers share.
+        if logger.level != wanted:
+            logger.setLevel(wanted)
+
+
+def device_logger(device: DeviceId, level: str = "info") -> DeviceLogger:
+    """The logger of a device, with a level of its own."""
+    return DeviceLogger(device, level)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""The base of all device types: the hooks (S24) and what every type does the same way.
+
+A type is a subclass named by an entry point in the group `xenbackd.devices`. Its hooks are called
+by the worker's session, one at a time, in the order of a device's life:
+
+    alloc, then any number of (init, initialise, connected…, disconnect), then free
+
+`event` is called from `run` while the device serves; `backend_changed` and `frontend_changed` at
+any time after alloc. A hook raises one of the four `BlamedError`s when it fails, and has then
+undone what it began. `connected` may come more than once, `disconnect` also when nothing is
+connected.
+
+A device knows nothing of xenstore: it gets snapshots and returns nodes to be published.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+
+from shared.device_id import DeviceId
+from shared.errors import BackendBug
+from shared.hypervisor.interface import GrantTable, Handles, Port
+from shared.logs import DeviceLogger
+from shared.messages import Nodes
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a type that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceContext:
+    """What a device is given at its birth."""
+
+    device: DeviceId
+    options: Any
+    """An instance of the type's `options_type`."""
+    handles: Handles
+    log: DeviceLogger
+    publish: Callable[[Nodes, bool], None]
+    """Ask for nodes of the own backend directory to be written while Connected; the second
+    argument asks for `state` to be written again, so that the frontend's watch fires."""
+
+
+class Device:
+    """One device; subclasses implement the hooks they need."""
+
+    needs_grants: ClassVar[bool] = True
+    """Open a grant-table handle too (S6)."""
+    ignore_frontend_state: ClassVar[bool] = False
+    """`initialise` does not wait for the frontend to be Initialised or Connected (S13)."""
+    options_type: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, context: DeviceContext) -> None:
+        self.device = context.device
+        self.options = context.options
+        self.handles = context.handles
+        self.log = context.log
+        self.publish = context.publish
+        self.port: Port | None = None
+        """The bound event channel."""
+
+    # --- hooks
+
+    def alloc(self) -> None:
+        """Called once, with the handles open (S7)."""
+
+    def init(self, backend: Nodes) -> Nodes:
+        """Open what the device stands on (S12); the feature nodes for InitWait."""
+        return {}
+
+    def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:
+        """Map the ring, bind the channel (S13); the nodes for Connected.
+
+        `resume`: both ends are Connected already, the ring is live.
+        """
+        return {}
+
+    def connected(self) -> None:
+        """The frontend is Connected (S14)."""
+
+    def event(self) -> None:
+        """The frontend sent an event (S21); one call may stand for many."""
+
+    def disconnect(self) -> None:
+        """Finish what is in flight and give everything of the guest's back (S15). Idempotent."""
+        self.unbind()
+
+    def free(self) -> None:
+        """Called once, last (S8)."""
+
+    def backend_changed(self, node: str, value: bytes | None) -> None:
+        """A node of the backend directory changed (S9); None: it is gone."""
+
+    def frontend_changed(self, node: str, untrusted_value: bytes | None) -> None:
+        """A node of the frontend directory changed (S10)."""
+
+    def counters(self) -> dict[str, int]:
+        """Figures for `status`, sent with each beat: at most 64."""
+        return {}
+
+    def run(self, wake_fds: Sequence[int], timeout: float) -> None:
+        """Serve until a descriptor of `wake_fds` is readable or `timeout` seconds are over.
+
+        Types whose rate matters replace this by a loop in C.
+        """
+        poller = select.poll()
+        for fd in (self.handles.event_channels.fileno(), *wake_fds):
+            poller.register(fd, select.POLLIN)
+        poller.poll(max(0, round(timeout * 1000)))
+        self.take_events()
+
+    # --- helpers
+
+    @property
+    def grant_table(self) -> GrantTable:
+        """The grant table, for types that need one."""
+        if self.handles.grant_table is None:
+            raise BackendBug(f"grant table: {self.device}: the type does not ask for one")
+        return self.handles.grant_table
+
+    def bind(self, remote_port: int) -> None:
+        """Bind the frontend's port (S22); raises what `bind_interdomain` raises."""
+        if self.port is not None:
+            raise BackendBug(f"event channel: {self.device}: bound already")
+        self.port = self.handles.event_channels.bind_interdomain(self.device.domid, remote_port)
+
+    def unbind(self) -> None:
+        """Close the port if it is bound."""
+        if self.port is not None:
+            port, self.port = self.port, None
+            self.handles.event_channels.unbind(port)
+
+    def notify(self) -> None:
+        """Send an event to the frontend."""
+        if self.port is None:
+            raise BackendBug(f"event channel: {self.device}: not bound")
+        self.handles.event_channels.notify(self.port)
+
+    def take_events(self) -> None:
+        """Take what is pending: the own port is unmasked, then `event` is called."""
+        channels = self.handles.event_channels
+        while (port := channels.pending()) is not None:
+            if port != self.port:
+                # It stays masked, so it cannot come again.
+                self.log.error("event channel: port %d is not ours (%s)", port, self.port)
+                continue
+            channels.unmask(port)
+            self.event()

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""The block device: a raw image served over blkif (xen/include/public/io/blkif.h).
+
+This module reads the two directories, opens the image, maps the ring and binds the channel; all
+that happens per request is in C (worker/native), behind `blk_run`.
+
+Facts: `sectors` and everything in a request is in units of 512 bytes, whatever `sector-size` says.
+A frontend that uses one ring page writes `ring-ref`, otherwise `ring-page-order` and `ring-ref%u`.
+An absent `protocol` means the host's own layout.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from config.block import BlockOptions
+from shared.errors import BackendBug, GuestFault, HostError
+from shared.hypervisor.interface import Mapping
+from shared.messages import Nodes
+from worker.device import Device
+from worker.devices.image import Image, open_image, parse_params
+from worker.native._block import ffi, lib
+from worker.nodes import BackendNodes, FrontendNodes
+
+VDISK_CDROM: Final = 0x1
+VDISK_REMOVABLE: Final = 0x2
+VDISK_READONLY: Final = 0x4
+
+GRANT_MAX: Final = 0xFFFFFFFF
+PORT_MAX: Final = 0x7FFFFFFF
+PROTOCOLS: Final = ("x86_64-abi", "x86_32-abi", "arm-abi")
+DETACH_TIMEOUT: Final = 8.0
+"""Seconds the disk may take for what is in flight; less than a beat may be late."""
+
+_COUNTERS: Final = tuple(name for name, _ in ffi.typeof("struct blk_counters").fields)
+_ENGINES: Final = {"auto": lib.BLK_ENGINE_AUTO, "sync": lib.BLK_ENGINE_SYNC}
+
+
+class BlockDevice(Device):
+    """One disk."""
+
+    needs_grants: ClassVar[bool] = True
+    options_type: ClassVar[type[msgspec.Struct]] = BlockOptions
+    options: BlockOptions
+
+    _image: Image | None = None
+    _native: Any = None
+    """`struct blk_dev *` while there is an image."""
+    _ring: Mapping | None = None
+    _mode_writable = False
+    _stray_events = 0
+
+    # --- hooks
+
+    def init(self, backend: Nodes) -> Nodes:
+        """Open the image and say what the disk can (S12)."""
+        self._close_image()
+        nodes = BackendNodes(backend)
+        path = parse_params(nodes.text("params"))
+        self._mode_writable = nodes.choice("mode", ("r", "w")) == "w"
+        wanted = self.options.discard and nodes.flag("discard-enable", default=True)
+        _info(nodes)  # what is wrong there is better said now
+        self._image = open_image(
+            path,
+            writable=self._mode_writable,
+            direct_io=self.options.direct_io,
+            directories=self.options.directories,
+        )
+        discard = wanted and self._mode_writable and self._image.discard_granularity > 0
+        try:
+            self._open_native(self._image, discard=discard)
+        except BaseException:
+            self._close_image()
+            raise
+        self.log.info("image: %s: %d sectors", path, self._image.sectors)
+        return self._features(self._image, discard=discard)
+
+    def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:
+        """Map the ring, bind the channel and take the ring up (S13)."""
+        if self._image is None:
+            raise BackendBug(f"initialise: {self.device}: no image is open")
+        frontend = FrontendNodes(untrusted_frontend)
+        refs = self._ring_refs(frontend)
+        remote_port = frontend.integer("event-channel", 1, PORT_MAX)
+        protocol = frontend.choice("protocol", PROTOCOLS, default=PROTOCOLS[0])
+        persistent = self.options.grants == "persistent" and frontend.flag("feature-persistent")
+        self._ring = self.grant_table.map(self.device.domid, refs, writable=True)
+        try:
+            self.bind(remote_port)
+            self._attach(
+                order=len(refs).bit_length() - 1,
+                layout32=protocol == "x86_32-abi",
+                persistent=persistent,
+                resume=resume,
+            )
+        except BaseException:
+            self._release_ring()
+            raise
+        return {
+            "sectors": b"%d" % self._image.sectors,
+            "sector-size": b"%d" % self._image.sector_size,
+            "physical-sector-size": b"%d" % self._image.physical_sector_size,
+            "info": b"%d" % (_info(BackendNodes(backend)) | self._readonly_flag()),
+        }
+
+    def disconnect(self) -> None:
+        """Answer what is in flight; give ring, grants, channel and image back (S15)."""
+        if self._native is not None:
+            error = lib.blk_detach(self._native, int(DETACH_TIMEOUT * 1000))
+            if error:
+                # The disk may still write into the guest's pages: nothing can be given back but
+                # by the end of this process.
+                raise HostError(f"disconnect: {self.device}: {os.strerror(-error)}")
+        self._release_ring()
+        self._close_image()
+
+    def free(self) -> None:
+        """Nothing outlives the device (S8)."""
+        self.disconnect()
+
+    def counters(self) -> dict[str, int]:
+        """All counters of the data plane (struct blk_counters)."""
+        if self._native is None:
+            return {}
+        out = ffi.new("struct blk_counters *")
+        lib.blk_counters(self._native, out)
+        return {name: getattr(out, name) for name in _COUNTERS}
+
+    def run(self, wake_fds: Sequence[int], timeout: float) -> None:
+        """Serve the ring in C.
+
+        Raises:
+            GuestFault: the indices in the ring make no sense.
+            HostError: the event-channel handle broke.
+        """
+        reason = lib.blk_run(self._native, list(wake_fds), len(wake_fds), int(timeout * 1000) + 1)
+        self._report_stray_events()
+        if reason == lib.BLK_FAULT:
+            raise self._fault()
+
+    # --- parts
+
+    def _features(self, image: Image, *, discard: bool) -> Nodes:
+        nodes = {
+            "feature-flush-cache": b"%d" % self.options.flush,
+            "feature-persistent": b"%d" % (self.options.grants == "persistent"),
+            "feature-discard": b"%d" % discard,
+            "max-ring-page-order": b"%d" % self.options.max_ring_page_order,
+        }
+        if discard:
+            nodes["discard-granularity"] = b"%d" % image.discard_granularity
+            nodes["discard-alignment"] = b"0"
+            nodes["discard-secure"] = b"0"
+        return nodes
+
+    def _readonly_flag(self) -> int:
+        return 0 if self._mode_writable else VDISK_READONLY
+
+    def _ring_refs(self, frontend: FrontendNodes) -> list[int]:
+        """The references of the ring's pages, as many as the order says."""
+        order = frontend.integer("ring-page-order", 0, self.options.max_ring_page_order, default=0)
+        names = [f"ring-ref{i}" for i in range(1 << order)]
+        if order == 0 and "ring-ref0" not in frontend:
+            names = ["ring-ref"]
+        refs = [frontend.integer(name, 1, GRANT_MAX) for name in names]
+        for i, ref in enumerate(refs):
+            if ref in refs[:i]:
+                raise GuestFault(f"frontend node: {names[i]}: {ref} is given twice")
+        return refs
+
+    def _open_native(self, image: Image, *, discard: bool) -> None:
+        options = self.options
+        config = ffi.new(
+            "struct blk_config *",
+            {
+                "hv": ffi.cast("struct hv_ops *", self.handles.native_ops),
+                "disk": ffi.NULL,
+                "fd": image.fd,
+                "domid": self.device.domid,
+                "sectors": image.sectors,
+                "sector_size": image.sector_size,
+                "read_only": not self._mode_writable,
+                "flush": options.flush,
+                "discard": discard,
+                "engine": _ENGINES[options.engine],
+                "direct_io": options.direct_io,
+                "io_threads": options.io_threads,
+                "poll_us": options.poll_us,
+                "max_persistent": options.max_persistent_grants,
+            },
+        )
+        native = lib.blk_open(config)
+        if native == ffi.NULL:
+            raise HostError(f"init: {self.device}: {os.strerror(ffi.errno)}")
+        self._native = native
+
+    def _attach(self, *, order: int, layout32: bool, persistent: bool, resume: bool) -> None:
+        assert self._ring is not None
+        config = ffi.new(
+            "struct blk_ring_config *",
+            {
+                "ring": ffi.cast("void *", self._ring.address),
+                "order": order,
+                "layout32": layout32,
+                "port": self.port,
+                "persistent": persistent,
+                "resume": resume,
+            },
+        )
+        error = lib.blk_attach(self._native, config)
+        if error == -errno.EPROTO:
+            raise self._fault()
+        if error:
+            raise HostError(f"initialise: {self.device}: {os.strerror(-error)}")
+
+    def _fault(self) -> GuestFault | HostError:
+        status = ffi.new("struct blk_status *")
+        lib.blk_status(self._native, status)
+        if status.fault == lib.BLK_FAULT_OVERFLOW:
+            return GuestFault(
+                f"ring: {self.device}: req_prod {status.untrusted_req_prod} makes no sense:"
+                f" {status.slots} slots, rsp_prod {status.rsp_prod}, req_cons {status.req_cons}"
+            )
+        return HostError(f"event channel: {self.device}: {os.strerror(status.error)}")
+
+    def _report_stray_events(self) -> None:
+        status = ffi.new("struct blk_status *")
+        lib.blk_status(self._native, status)
+        if status.stray_events != self._stray_events:
+            self._stray_events = status.stray_events
+            self.log.error("event channel: port %d is not ours (%s)", status.stray_port, self.port)
+
+    def _release_ring(self) -> None:
+        self.unbind()
+        if self._ring is not None:
+            ring, self._ring = self._ring, None
+            ring.unmap()
+
+    def _close_image(self) -> None:
+        if self._native is not None:
+            native, self._native = self._native, None
+            lib.blk_close(native)
+        if self._image is not None:
+            image, self._image = self._image, None
+            os.close(image.fd)
+
+
+def _info(nodes: BackendNodes) -> int:
+    """VDISK_* flags of the toolstack's nodes; the device type is `disk` or `cdrom`."""
+    cdrom = nodes.choice("device-type", ("disk", "cdrom"), "disk") == "cdrom"
+    removable = nodes.flag("removable", default=False)
+    return VDISK_CDROM * cdrom | VDISK_REMOVABLE * removable

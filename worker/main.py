@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Entry point of a worker: from the fork to its exit status.
+
+Exit status: 0 after `Stop` or when the supervisor is gone; otherwise that of the error's class
+(shared.errors), and 70 for anything nobody expected, with the traceback in the log.
+
+Nothing is opened before the fork: the kernel ties event channels and mappings to the process that
+opened the device, and a ZeroMQ context does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from setproctitle import setproctitle
+
+from shared import logs
+from shared.errors import BackendBug, BlamedError, ConfigError
+from shared.hypervisor.interface import Handles
+from shared.hypervisor.select import Kind, open_hypervisor
+from shared.logs import DeviceLogger
+from shared.messages import TEXT_MAX, Failed, Hello, Nodes, Publish
+from shared.worker_spec import WorkerSpec
+from worker.bus import Bus
+from worker.device import Device, DeviceContext
+from worker.handlers import load
+from worker.session import Session
+
+
+def run(spec: bytes) -> None:
+    """Be the worker that the encoded `WorkerSpec` describes; ends the process."""
+    decoded = WorkerSpec.decode(spec)
+    setproctitle(f"xenbackd: {decoded.device}")
+    logs.setup(decoded.log_level, decoded.log_format)
+    log = logs.device_logger(decoded.device, decoded.log_level)
+    try:
+        _work(decoded, log)
+    except BlamedError as error:
+        log.log(error.log_level, "worker ends: %s", error)
+        sys.exit(error.exit_code)
+    except Exception:
+        log.exception("worker ends: an error nobody expected")
+        sys.exit(BackendBug.exit_code)
+
+
+def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
+    bus = Bus(spec)
+    try:
+        try:
+            handler = load(spec.handler)
+            options = _options(spec, handler)
+            # The supervisor chose the kind, by the configuration or by what the host has.
+            hypervisor = open_hypervisor(cast("Kind", spec.hypervisor), Path(spec.embedded_dir))
+            handles = hypervisor.open_handles(grants=handler.needs_grants)
+        except BlamedError as error:
+            bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])
+            raise
+        try:
+            _live(spec, log, bus, handler, options, handles)
+        finally:
+            handles.close()
+    finally:
+        bus.close()
+
+
+def _live(
+    spec: WorkerSpec,
+    log: DeviceLogger,
+    bus: Bus,
+    handler: type[Device],
+    options: msgspec.Struct,
+    handles: Handles,
+) -> None:
+    def publish(nodes: Nodes, rewrite_state: bool) -> None:
+        bus.send(Publish, nodes=nodes, rewrite_state=rewrite_state)
+
+    device = handler(DeviceContext(spec.device, options, handles, log, publish))
+    try:
+        device.alloc()
+    except BlamedError as error:
+        bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])
+        raise
+    try:
+        bus.send(Hello)
+        Session(spec, device, bus).run()
+    finally:
+        device.free()
+
+
+def _options(spec: WorkerSpec, handler: type[Device]) -> msgspec.Struct:
+    try:
+        return msgspec.convert(spec.options, handler.options_type)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"options: {spec.device}: {error}") from error
