@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: MIT
+"""The ZeroMQ socket all workers talk to.
+
+Trust: a worker may have been taken over by its guest, and any process that may open the socket's
+path can connect. So who speaks is taken from the kernel and not from the message: ZeroMQ gives the
+peer's credentials (`Peer-Address`, SO_PEERCRED) with each frame, and the first message of a
+connection must be the Hello (or the Failed, where it gets no further) of a process that we
+started, for its own device and generation. From then on the connection, which ZeroMQ names by a
+routing id it chose itself, stands for that worker.
+
+Rules: a message that does not fit (schema, device, generation, sequence, a second connection)
+from a worker ends that worker; from a stranger it is dropped. Messages are at most
+`WORKER_MESSAGE_MAX` bytes, queues at most `BUS_QUEUE_MAX` messages long.
+
+The descriptor of a ZeroMQ socket is edge-triggered: it fires when the socket's state changes, not
+while there is something to read. Hence `drain` reads until nothing is left and is called after
+every send as well; it gives the loop its turn after `BATCH` messages.
+
+Does not know devices or life cycles; it hands decoded messages to a `BusListener`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import zmq
+
+from shared.device_id import DeviceId
+from shared.errors import BackendBug, HostError
+from shared.limits import BUS_QUEUE_MAX, WORKER_MESSAGE_MAX
+from shared.messages import Failed, FromWorker, Hello, Message, decode_from_worker, encode
+from supervisor.ratelimit import RateLimit
+
+_log = logging.getLogger("xenbackd.bus")
+
+BATCH: Final = 128
+"""Messages taken in one turn of the loop."""
+
+MESSAGES_BURST: Final = 256
+MESSAGES_PERIOD: Final = 0.02
+"""A worker may send that many messages at once and then one per period (seconds). It needs about
+one a second; the burst is for what piled up while the supervisor was stopped."""
+
+PARKED_MAX: Final = 64
+"""Hellos kept of processes whose pid the fork server has not told us yet."""
+
+
+class BusListener(Protocol):
+    """Who takes the messages of one worker: the device."""
+
+    def worker_said(self, message: FromWorker) -> None:
+        """A message that is authentic, well-formed and in sequence; its content is not trusted."""
+
+    def worker_broke_protocol(self, error: BackendBug) -> None:
+        """The worker sent what no worker of ours sends; it must not live on."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    device: DeviceId
+    generation: int
+    pid: int
+    listener: BusListener
+    route: bytes | None = None
+    received: int | None = None
+    budget: RateLimit = field(default_factory=lambda: RateLimit(MESSAGES_BURST, MESSAGES_PERIOD))
+    sent: int = 0
+
+
+class Bus:
+    """One ROUTER for all workers. Opened and used in the loop's thread."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], path: Path) -> None:
+        self._context = context
+        self.path = path
+        self._clock: Callable[[], float] = time.monotonic
+        self._socket: zmq.Socket[bytes] | None = None
+        self._by_pid: dict[int, _Peer] = {}
+        self._by_route: dict[bytes, _Peer] = {}
+        self._by_device: dict[DeviceId, _Peer] = {}
+        self._parked: dict[int, tuple[bytes, bytes]] = {}
+        self._drain_scheduled = False
+        self._strangers = RateLimit(10, 6.0)
+        self.starts_pending: Callable[[], bool] = lambda: False
+        """Whether a process was asked of the fork server whose pid is not known yet."""
+        self.dropped = 0
+        """Messages of strangers and of workers that are no more."""
+
+    def open(self) -> None:
+        """Bind the socket and listen.
+
+        Raises:
+            HostError: the path cannot be bound.
+        """
+        socket = self._context.socket(zmq.ROUTER)
+        # Without MANDATORY a message to a worker that is gone vanishes without a word; HANDOVER
+        # stays off, or a second connection could take over the name of the first.
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.MAXMSGSIZE, WORKER_MESSAGE_MAX)
+        socket.setsockopt(zmq.RCVHWM, BUS_QUEUE_MAX)
+        socket.setsockopt(zmq.SNDHWM, BUS_QUEUE_MAX)
+        socket.setsockopt(zmq.LINGER, 0)
+        try:
+            socket.bind(f"ipc://{self.path}")
+        except zmq.ZMQError as error:
+            socket.close()
+            raise HostError(f"worker socket: {self.path}: {error}") from error
+        self.path.chmod(0o600)
+        self._socket = socket
+        asyncio.get_running_loop().add_reader(socket.FD, self.drain)
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.FD)
+            self._socket.close()
+            self._socket = None
+            self.path.unlink(missing_ok=True)
+
+    def expect(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+        """A worker was forked: its Hello may come."""
+        peer = _Peer(device, generation, pid, listener)
+        self._by_pid[pid] = self._by_device[device] = peer
+        parked = self._parked.pop(pid, None)
+        if parked is not None:
+            self._take(peer, *parked)
+
+    def forget(self, device: DeviceId) -> None:
+        """The worker is dead; whatever still arrives of it is dropped."""
+        peer = self._by_device.pop(device, None)
+        if peer is not None:
+            if self._by_pid.get(peer.pid) is peer:
+                del self._by_pid[peer.pid]
+            if peer.route is not None:
+                self._by_route.pop(peer.route, None)
+
+    def next_seq(self, device: DeviceId) -> int:
+        """Sequence number of the next message to a device's worker."""
+        return self._by_device[device].sent if device in self._by_device else 0
+
+    def send(self, message: Message) -> bool:
+        """Queue a message for the worker of `message.device`.
+
+        Returns whether it was queued: not when the worker has not said Hello, has gone, or has
+        let `BUS_QUEUE_MAX` messages lie.
+        """
+        peer = self._by_device.get(message.device)
+        if self._socket is None or peer is None or peer.route is None:
+            return False
+        try:
+            self._socket.send_multipart([peer.route, encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise HostError(f"message to worker: {message.device}: {error}") from error
+            return False
+        finally:
+            self._schedule_drain()
+        peer.sent = message.seq + 1
+        return True
+
+    # --- receiving
+
+    def _schedule_drain(self) -> None:
+        if not self._drain_scheduled:
+            self._drain_scheduled = True
+            asyncio.get_running_loop().call_soon(self._drain_again)
+
+    def _drain_again(self) -> None:
+        self._drain_scheduled = False
+        self.drain()
+
+    def drain(self) -> None:
+        """Hand out what has arrived, at most `BATCH` messages of it."""
+        for _ in range(BATCH):
+            # Asked first: an exception for "nothing there" costs as much as a message.
+            if self._socket is None or not self._readable(self._socket):
+                return
+            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            route = frames[0].bytes
+            peer = self._by_route.get(route)
+            if peer is None:
+                peer = self._by_pid.get(_peer_pid(frames[-1]))
+            if peer is None:
+                self._stranger(route, frames[-1])
+            elif len(frames) != 2:
+                self._malformed(peer, f"{len(frames)} frames")
+            else:
+                self._take(peer, route, frames[1].bytes)
+        self._schedule_drain()
+
+    @staticmethod
+    def _readable(socket: zmq.Socket[bytes]) -> bool:
+        return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def _take(self, peer: _Peer, route: bytes, untrusted_data: bytes) -> None:
+        try:
+            if not peer.budget.allow(self._clock()):
+                raise BackendBug("more messages than a worker has to say")
+            message = decode_from_worker(untrusted_data)
+            self._check(peer, route, message)
+        except BackendBug as error:
+            self._malformed(peer, str(error))
+            return
+        peer.received = message.seq
+        peer.listener.worker_said(message)
+
+    def _check(self, peer: _Peer, route: bytes, message: FromWorker) -> None:
+        """Hold a message against what is known of its sender."""
+        if message.device != peer.device or message.generation != peer.generation:
+            raise BackendBug(f"speaks for {message.device}, generation {message.generation}")
+        if peer.route is None:
+            if not isinstance(message, Hello | Failed):
+                raise BackendBug(f"{type(message).__name__} before Hello")
+            peer.route = route
+            self._by_route[route] = peer
+            return
+        if route != peer.route:
+            raise BackendBug("opened a second connection")
+        assert peer.received is not None
+        if message.seq != peer.received + 1:
+            raise BackendBug(f"message {message.seq} after message {peer.received}")
+
+    def _stranger(self, route: bytes, frame: zmq.Frame) -> None:
+        # The fork server's word about the pid of a worker may come after the worker's own first
+        # message; any process of the host can also be the sender, hence the bound.
+        pid = _peer_pid(frame)
+        if not self.starts_pending():
+            self._parked.clear()
+        elif pid not in self._parked and len(self._parked) < PARKED_MAX:
+            self._parked[pid] = (route, frame.bytes)
+            return
+        self.dropped += 1
+        if self._strangers.allow(self._clock()):
+            _log.debug("message of process %d, which is no worker of ours: dropped", pid)
+
+    def _malformed(self, peer: _Peer, cause: str) -> None:
+        self.forget(peer.device)
+        error = BackendBug(f"message of worker: {peer.device}: process {peer.pid}: {cause}")
+        peer.listener.worker_broke_protocol(error)
+
+
+def _peer_pid(frame: zmq.Frame) -> int:
+    """Process id of the sender; -1 if ZeroMQ does not know it."""
+    try:
+        address = frame.get("Peer-Address")
+        return int(str(address).rsplit(":", 1)[1])
+    except (zmq.ZMQError, ValueError, IndexError):
+        return -1

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: MIT
+"""The supervisor process: what it opens, in which order, and how it ends.
+
+One asyncio loop, no thread of ours (ZeroMQ has its own), nothing that blocks once it serves.
+
+Start-up (S23): runtime directory and locks, worker socket, fork server, xenstored, control
+sockets, watches and scan. Whatever fails undoes what was done before it and says what failed.
+
+End (SIGTERM, SIGINT): all workers are told to finish what is in flight and to end, in parallel,
+within `timeouts.stop`; who does not is killed. Nothing is written to xenstore: devices stay in the
+state they are in, and the next supervisor takes the connected ones up again (`Initialise` with
+`resume`). To a guest it is a pause. Devices close when their type is switched off, or by the
+toolstack.
+
+xenstored gone: workers go on serving their rings, the client reconnects, and then everything is
+read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import subprocess
+import types
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import zmq
+
+from config.errors import ConfigFileError
+from config.loader import load
+from config.model import Config
+from shared import logs
+from shared.control import WORKERS_SOCKET
+from shared.device_id import DeviceId
+from shared.errors import BackendBug, BlamedError, ConfigError
+from shared.xenstore.client import XenstoreClient
+from supervisor.bus import Bus
+from supervisor.control import Control
+from supervisor.device import Device
+from supervisor.events import EventLog
+from supervisor.instance import Instance
+from supervisor.notify import notify
+from supervisor.operations import Operations
+from supervisor.places import embedded_dir, hypervisor_of, own_domid, xenstore_target
+from supervisor.publisher import Publisher
+from supervisor.registry import Registry
+from supervisor.reload import difference, effective
+from supervisor.scanner import Scanner
+from supervisor.services import Services
+from supervisor.spawner import ENTRY_POINT, PRELOAD, Spawner
+from supervisor.watchdog import Watchdog
+
+_log = logging.getLogger("xenbackd.supervisor")
+
+EVENTS_PER_TURN: Final = 64
+"""Watch events handed out before the loop serves others."""
+
+EMBEDDED_STOP: Final = 10.0
+"""Seconds the embedded hypervisor has to end."""
+
+
+class Supervisor:
+    """One supervisor: `run()` serves until `stop()` or a signal."""
+
+    def __init__(
+        self,
+        config: Config,
+        config_path: Path,
+        *,
+        entry_point: str = ENTRY_POINT,
+        preload: tuple[str, ...] = PRELOAD,
+    ) -> None:
+        self.config = config
+        self.config_path = config_path
+        self.registry: Registry[Device] = Registry()
+        self.events = EventLog()
+        self.started = asyncio.Event()
+        """Set when everything that was there at the start is being served."""
+        self._stop = asyncio.Event()
+        self._entry_point = entry_point
+        self._preload = preload
+        self._directory = Path(config.runtime_dir).absolute()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+        self._lost = ""
+        self._services: Services
+        self._scanner: Scanner
+        self._spawner: Spawner
+        self._client: XenstoreClient
+
+    def stop(self) -> None:
+        """Begin the end. Idempotent."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            ConfigError, HostError: it cannot start; everything opened is closed again.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            self._handle_signals(stack)
+            await self._open(stack)
+            notify(f"READY=1\nSTATUS=serving {len(self.registry)} devices")
+            _log.info("serving: %d devices", len(self.registry))
+            self.started.set()
+            await self._stop.wait()
+            notify("STOPPING=1")
+            await self._stand_down()
+
+    # --- start
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        config = self.config
+        instance = Instance(self._directory)
+        instance.open(config.timeouts.drain)
+        stack.callback(instance.close)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        stack.callback(context.destroy, 0)
+        bus = Bus(context, self._directory / WORKERS_SOCKET)
+        bus.open()
+        stack.callback(bus.close)
+        self._spawner = Spawner(
+            parallel=config.limits.parallel_starts,
+            entry_point=self._entry_point,
+            preload=self._preload,
+            inherited=[instance.workers_lock],
+        )
+        bus.starts_pending = self._spawner.pids_pending
+        stack.push_async_callback(self._spawner.close)
+        self._spawner.open()
+        self._client = client = XenstoreClient(
+            xenstore_target(config),
+            timeout=config.xenstore.timeout,
+            on_reconnect=self._xenstore_back,
+            on_disconnect=self._xenstore_lost,
+        )
+        await client.connect()
+        stack.push_async_callback(client.close)
+        await self._make_services(bus)
+        stack.push_async_callback(self._forget_all)
+        await self._open_control(context, stack)
+        self._start_watching(stack)
+        await self._scanner.open()
+
+    async def _make_services(self, bus: Bus) -> None:
+        domid = await own_domid(self._client)
+        own_path = await self._client.get_domain_path(domid)
+        self._services = Services(
+            config=self.config,
+            store=self._client,
+            publisher=Publisher(self._client, own_path),
+            processes=self._spawner,
+            messages=bus,
+            events=self.events,
+            clock=asyncio.get_running_loop().time,
+            forget=self._forget,
+            own_path=own_path,
+            own_domid=domid,
+            endpoint=str(self._directory / WORKERS_SOCKET),
+            hypervisor=hypervisor_of(self.config),
+            embedded_dir=str(embedded_dir(self.config)),
+            supervisor_pid=os.getpid(),
+        )
+        self._scanner = Scanner(self._services, self.registry)
+
+    async def _open_control(
+        self, context: zmq.Context[zmq.Socket[bytes]], stack: contextlib.AsyncExitStack
+    ) -> None:
+        operations = Operations(
+            self._services,
+            self.registry,
+            reload=self.reload,
+            xenstore_state=lambda: self._lost or "connected",
+            resources=self._resources,
+        )
+        control = Control(context, self._directory, operations)
+        stack.push_async_callback(control.close)
+        control.open()
+        self.events.listener = control.publish
+
+    def _start_watching(self, stack: contextlib.AsyncExitStack) -> None:
+        watchdog = Watchdog(
+            lambda: (device.link for device in self.registry),
+            lambda: self._services.config.timeouts.beat_dead,
+        )
+        watchdog.start()
+        stack.callback(watchdog.stop)
+        self._spawn(self._hand_out_events())
+
+    async def _hand_out_events(self) -> None:
+        while True:
+            self._scanner.dispatch(await self._client.events.get())
+            for _ in range(EVENTS_PER_TURN):
+                event = self._client.events.get_nowait()
+                if event is None:
+                    break
+                self._scanner.dispatch(event)
+            await asyncio.sleep(0)  # `get` does not yield while there are events
+
+    def _handle_signals(self, stack: contextlib.AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            signal.SIGHUP: self._reload_on_signal,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+            stack.callback(loop.remove_signal_handler, number)
+
+    # --- end
+
+    async def _stand_down(self) -> None:
+        _log.info("stopping: %d workers", len(self._spawner))
+        for device in self.registry:
+            device.stand_down()
+        try:
+            async with asyncio.timeout(self._services.config.timeouts.stop):
+                await self._spawner.wait_empty()
+        except TimeoutError:
+            _log.error("stopping: %d workers do not end; killing them", len(self._spawner))
+
+    async def _forget_all(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._scanner.close()
+        for device in self.registry:
+            device.stand_down()
+            await device.close()
+
+    # --- while it serves
+
+    def _forget(self, device: DeviceId) -> None:
+        self._scanner.forget(device)
+
+    def _xenstore_lost(self, cause: str) -> None:
+        self._lost = f"lost: {cause}"
+        self.events.add("xenstore", "", self._lost)
+        notify("STATUS=xenstored is gone; devices are served on")
+
+    async def _xenstore_back(self) -> None:
+        self._lost = ""
+        self.events.add("xenstore", "", "connected again")
+        notify("STATUS=serving")
+        await self._scanner.rescan()
+
+    def _reload_on_signal(self) -> None:
+        async def reload() -> None:
+            try:
+                _log.info("reload: %s", await self.reload())
+            except BlamedError as error:
+                _log.error("reload: the old configuration stays: %s", error)
+
+        self._spawn(reload())
+
+    async def reload(self) -> str:
+        """Read the configuration file again and apply what is different; says what that was.
+
+        Raises:
+            ConfigError: the file is wrong; nothing has changed.
+            HostError: a type that was switched on cannot be watched.
+        """
+        async with self._reloading:
+            try:
+                loaded = load(self.config_path)
+            except ConfigFileError as error:
+                raise ConfigError(str(error)) from error
+            loaded = msgspec.structs.replace(loaded, runtime_dir=self.config.runtime_dir)
+            changes = difference(self.config, loaded)
+            self.config = self._services.config = effective(self.config, loaded)
+            self._spawner.parallel = self.config.limits.parallel_starts
+            logs.setup(self.config.log.level, self.config.log.format)
+            for device in self.registry:
+                type_config = self.config.types.get(device.id.type)
+                if type_config is not None:
+                    device.reconfigure(type_config)
+            for type_ in changes.switched_off:
+                self._scanner.disable(type_)
+            for type_ in changes.switched_on:
+                await self._scanner.enable(type_)
+            self.events.add("reload", "", str(changes))
+            return str(changes)
+
+    def _resources(self) -> dict[str, int]:
+        statistics = self._client.statistics()
+        return {
+            "watches": statistics.watches,
+            "workers": len(self._spawner),
+            "xenstore_requests": statistics.requests,
+            "xenstore_reconnects": statistics.reconnects,
+            "events_coalesced": statistics.events_coalesced,
+        }
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("bug in the supervisor; please report it", exc_info=error)
+            self.stop()
+
+
+def serve(config: Config, config_path: Path, embedded: bool) -> int:
+    """Be the supervisor until a signal ends it; returns the exit status.
+
+    With `embedded` the embedded hypervisor is started before and stopped after.
+    """
+    logs.setup(config.log.level, config.log.format)
+    _raise_descriptor_limit()
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    host: subprocess.Popen[bytes] | None = None
+    try:
+        if embedded:
+            from shared.embedded.launch import start_embedded
+
+            host = start_embedded(embedded_dir(config))
+        asyncio.run(_run(config, config_path))
+    except BlamedError as error:
+        _log.log(error.log_level, "%s", error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception:  # noqa: BLE001 - the exit status is what the caller has
+        _log.critical("bug in the supervisor; please report it", exc_info=True)
+        return BackendBug.exit_code
+    finally:
+        if host is not None:
+            _stop_embedded(host)
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+async def _run(config: Config, config_path: Path) -> None:
+    await Supervisor(config, config_path).run()
+
+
+def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop_embedded(host: subprocess.Popen[bytes]) -> None:
+    host.terminate()
+    try:
+        host.wait(EMBEDDED_STOP)
+    except subprocess.TimeoutExpired:
+        host.kill()
+        host.wait()
+
+
+def _raise_descriptor_limit() -> None:
+    """Four descriptors for each worker: the usual soft limit of 1024 ends at 250 devices."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

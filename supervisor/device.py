@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: MIT
+"""A device: its life cycle, and the deeds that follow from it.
+
+Everything that happens to the device becomes an event of `shared.lifecycle`; every action that
+comes out is carried out here, in order. Reading and writing xenstore takes time, so actions and
+re-reads wait in a queue that one task works off: a read can never be overtaken by a write of our
+own, which is what makes "state is 1 again" mean "another device".
+
+Invariants:
+
+- The life cycle changes only in `feed`; a state is logged `old -> new` after it was written and
+  before it is believed (S4).
+- At most one task per device, and none while there is nothing to do.
+- The frontend's nodes are passed on as they are; only `state` is read here, by a reader that
+  never fails on content.
+
+Does not know why the world changed: `supervisor.scanner` says that something did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from config.model import TypeConfig
+from shared import lifecycle_types as t
+from shared import messages as m
+from shared.control import DeviceStatus
+from shared.device_id import DeviceId
+from shared.errors import Blame, BlamedError, HostError
+from shared.handlers import HandlerInfo
+from shared.lifecycle import advance
+from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
+from shared.logs import DeviceLogger
+from shared.xenbus import XenbusState
+from shared.xenstore.errors import ConnectionLostError
+from supervisor import probe
+from supervisor.changes import Changed, Changes
+from supervisor.outbox import Outbox
+from supervisor.paths import backend_path
+from supervisor.publisher import GoneError
+from supervisor.reporter import Reporter
+from supervisor.services import Services
+from supervisor.snapshot import read_backend, read_frontend
+from supervisor.workerlink import WorkerLink
+
+WRITE_RETRY: Final = 2.0
+"""Seconds after which a refused write (quota, permissions) is tried again."""
+
+_FRONTEND_LISTENS: Final = frozenset({WorkerPhase.ATTACHING, WorkerPhase.SERVING})
+_BACKEND_LISTENS: Final = _FRONTEND_LISTENS | {WorkerPhase.INITIALISING, WorkerPhase.READY}
+"""Phases in which a worker has a snapshot that changes are relative to."""
+
+
+class Device:
+    """One device of the registry, from set-up (S11) to `Forget` (S8)."""
+
+    def __init__(
+        self,
+        device: DeviceId,
+        frontend_path: str,
+        services: Services,
+        type_config: TypeConfig,
+        handler: HandlerInfo,
+    ) -> None:
+        self._id = device
+        self._services = services
+        self.frontend_path = frontend_path
+        self.path = backend_path(services.own_path, device)
+        level = type_config.log_level or services.config.log.level
+        self.log = DeviceLogger(device, level)
+        self.reporter = Reporter(device, services, self.log)
+        self.lifecycle = Lifecycle(ignore_frontend_state=handler.ignore_frontend_state)
+        self.link = WorkerLink(device, services, type_config, handler, self, self.log)
+        self.since = services.clock()
+        self._actions: deque[t.Action] = deque()
+        self._outbox = Outbox(device, frontend_path, services.publisher)
+        self._changes = Changes()
+        self._task: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._standing_down = False
+        self._paused = False
+        """An order to the worker needs xenstore, which is away: the queue waits for it."""
+
+    @property
+    def id(self) -> DeviceId:
+        """Its name."""
+        return self._id
+
+    # --- what happens to it
+
+    def feed(self, event: t.Event) -> None:
+        """Advance the life cycle by one event and carry out what follows.
+
+        Raises:
+            IllegalEventError, WrongInitialStateError: as `advance`; nothing has changed.
+        """
+        if self._standing_down:
+            return
+        step = advance(self.lifecycle, event)
+        self.lifecycle = step.after
+        self.log.debug("%s: %s", type(event).__name__, ", ".join(step.rules) or "noted")
+        self._note(step)
+        self._actions.extend(step.actions)
+        self._wake()
+
+    def worker_said_illegal(self, event: t.Event) -> bool:
+        """Feed an event that a worker caused; True if it was impossible (see `LinkOwner`)."""
+        try:
+            self.feed(event)
+        except t.IllegalEventError as error:
+            self.log.error("worker: process %s: %s", self.link.pid, error)
+            return True
+        return False
+
+    def backend_event(self, node: str | None) -> None:
+        """Something changed in the backend directory (S9); None: read everything."""
+        self._changes.note_backend(node)
+        self._wake()
+
+    def frontend_event(self, untrusted_node: str) -> None:
+        """Something changed in the frontend directory (S10); "": read everything."""
+        self._changes.note_frontend(untrusted_node)
+        self._wake()
+
+    def xenstore_back(self) -> None:
+        """The connection was lost and is there again: everything may have changed."""
+        self._paused = False
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Read everything, and write what could not be written."""
+        self._outbox.retry()
+        self.backend_event(None)
+        self.frontend_event("")
+
+    def gone(self) -> None:
+        """The domain died or the directory was removed (S8, S19)."""
+        if not self.lifecycle.gone and self.lifecycle.taken_up:
+            self.feed(t.Gone())
+
+    def release(self) -> None:
+        """What the device was held for has changed."""
+        self.link.policy.reset()
+        self.link.cancel_backoff()
+        if self.lifecycle.hold is not Hold.NONE:
+            self.feed(t.Released())
+
+    def replace_worker(self) -> None:
+        """The operator wants a fresh worker; ends back-off and quarantine."""
+        self.link.policy.reset()
+        self.link.cancel_backoff()
+        self.feed(t.ReplaceWorker())
+
+    def reconfigure(self, type_config: TypeConfig) -> None:
+        """New workers get the new options; a device that waits for the operator tries again."""
+        before = self.link.type_config.log_level
+        self.link.type_config = type_config
+        self.link.policy.config = type_config.restart or self._services.config.restart
+        if type_config.log_level != before:
+            self.set_log_level(type_config.log_level or self._services.config.log.level)
+        if self.lifecycle.hold is Hold.CONFIG:
+            self.release()
+
+    def set_log_level(self, level: str) -> None:
+        """Here and in the worker (S25)."""
+        self.log.set_level(level)
+        self.link.log_level = level
+        self.link.tell(m.SetLogLevel, level=level)
+
+    def stand_down(self) -> None:
+        """The supervisor ends: stop the worker, leave xenstore as it is."""
+        self._standing_down = True
+        self._actions.clear()
+        self.link.cancel_backoff()
+        self.link.stop()
+
+    async def close(self) -> None:
+        """Forgotten: nothing of it runs any more."""
+        self.link.close()
+        if self._retry is not None:
+            self._retry.cancel()
+        task = self._task
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # --- what its worker link says (LinkOwner)
+
+    def report(self, blame: Blame, text: str, *, stage: str) -> None:
+        """Tell the operator: log, event stream, `status`, and the error nodes."""
+        # A toolstack that waits for the device is told only what waiting will not mend.
+        before_init_wait = self.lifecycle.backend is XenbusState.INITIALISING
+        hotplug = before_init_wait and blame is Blame.OPERATOR
+        self.reporter.report(blame, text, stage, hotplug=hotplug)
+        self._wake()
+
+    def nodes_given(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> None:
+        """Keep nodes for the next state, or write them now."""
+        self._changes.own_nodes |= nodes.keys()
+        self._outbox.give(nodes, rewrite_state=rewrite_state)
+        self._wake()
+
+    # --- the queue
+
+    def _wake(self) -> None:
+        if self._task is None and self._has_work():
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    def _has_work(self) -> bool:
+        if self._standing_down or self._paused:
+            return False
+        waiting = self._actions or self._outbox or self._changes
+        return bool(waiting) or self.reporter.pending
+
+    async def _work(self) -> None:
+        try:
+            while self._has_work():
+                try:
+                    await self._work_once()
+                except GoneError:
+                    self._changes.backend = True
+                except ConnectionLostError as error:
+                    # After the reconnection everything is read again.
+                    self.log.debug("%s", error)
+                except BlamedError as error:
+                    self.log.log(error.log_level, "%s", error)
+                    self._retry_later()
+                except Exception:  # one device's bug must not take the others along
+                    self.log.exception("bug in the supervisor; please report it")
+                    self._retry_later()
+        finally:
+            self._task = None
+
+    async def _work_once(self) -> None:
+        if self._actions:
+            await self._execute(self._actions.popleft())
+        elif self.reporter.pending:
+            await self.reporter.write(self.frontend_path)
+        elif self._changes.backend:
+            self._changes.backend = False
+            await self._refresh_backend()
+        elif self._changes.frontend:
+            self._changes.frontend = False
+            state = await probe.frontend_state(self._services.store, self.frontend_path)
+            if self.lifecycle.taken_up:
+                self.feed(t.FrontendRead(state))
+        elif self._outbox:
+            await self._outbox.publish(self.lifecycle.backend)
+        elif (changed := self._changes.next_node()) is not None:
+            if changed.backend and self.lifecycle.hold is Hold.CONFIG:
+                self.release()
+            await self._pass_on(changed)
+
+    async def _refresh_backend(self) -> None:
+        seen = await probe.backend(self._services.store, self.path)
+        if not seen.there or seen.frontend != self.frontend_path:
+            self.gone()
+        elif self.lifecycle.taken_up:
+            self.feed(t.BackendRead(seen.state, seen.online))
+
+    async def _pass_on(self, changed: Changed) -> None:
+        """Hand a changed node to the worker (S9, S10), if it has something to compare it with."""
+        backend, node = changed
+        listens = _BACKEND_LISTENS if backend else _FRONTEND_LISTENS
+        if self.lifecycle.worker not in listens:
+            return
+        directory = self.path if backend else self.frontend_path
+        untrusted_value = await probe.value(self._services.store, f"{directory}/{node}")
+        if self.lifecycle.worker not in listens:
+            return
+        if backend:
+            sent = self.link.tell(m.BackendChanged, node=node, value=untrusted_value)
+        else:
+            sent = self.link.tell(m.FrontendChanged, node=node, untrusted_value=untrusted_value)
+        if not sent:
+            self._changes.not_sent(changed)
+
+    def worker_spoke(self) -> None:
+        """It lives, so there may be room again for changes there was none for."""
+        if self._changes.unsent:
+            self._changes.retry()
+            self._wake()
+
+    # --- actions
+
+    async def _execute(self, action: t.Action) -> None:
+        match action:
+            case t.StartWorker():
+                self.log.debug("worker: start")
+                self._outbox.clear()
+                self.link.start()
+            case t.AskInit():
+                await self._ask_init(action)
+            case t.AskInitialise(resume=resume):
+                await self._ask_initialise(action, resume)
+            case t.AskConnected():
+                self.link.tell(m.Connected)
+            case t.AskDisconnect():
+                if self.lifecycle.worker is WorkerPhase.DETACHING:
+                    self.link.ask(m.Disconnect)
+            case t.StopWorker(kill=kill):
+                self.link.stop(kill=kill)
+            case t.WriteState(state=state, hotplug=hotplug):
+                await self._write_state(state, hotplug)
+            case t.PublishNodes():
+                self._outbox.hurry()
+            case t.Forget():
+                self._services.forget(self._id)
+
+    async def _ask_init(self, action: t.Action) -> None:
+        generation = self.link.generation
+        try:
+            nodes = await read_backend(self._services.store, self.path)
+        except ConnectionLostError:
+            self._pause(action)
+            return
+        except BlamedError as error:
+            self.link.failed(error.blame, str(error), "init")
+            return
+        if self._still(WorkerPhase.INITIALISING, generation):
+            self.link.ask(m.Init, backend=nodes)
+
+    async def _ask_initialise(self, action: t.Action, resume: bool) -> None:
+        generation = self.link.generation
+        store = self._services.store
+        try:
+            backend = await read_backend(store, self.path)
+            untrusted_frontend = await read_frontend(store, self.frontend_path)
+        except ConnectionLostError:
+            self._pause(action)
+            return
+        except BlamedError as error:
+            self.link.failed(error.blame, str(error), "initialise")
+            return
+        if self._still(WorkerPhase.ATTACHING, generation):
+            self.link.ask(m.Initialise, backend=backend, frontend=untrusted_frontend, resume=resume)
+
+    def _pause(self, action: t.Action) -> None:
+        # No fault of the worker's: it waits, and none of it counts as a failure.
+        self._actions.appendleft(action)
+        self._paused = True
+
+    def _still(self, phase: WorkerPhase, generation: int) -> bool:
+        """Whether the worker an order was meant for still waits for it."""
+        return self.lifecycle.worker is phase and self.link.generation == generation
+
+    async def _write_state(self, state: XenbusState, hotplug: bool) -> None:
+        try:
+            await self._outbox.write_state(state, hotplug=hotplug)
+        except GoneError:
+            self._changes.backend = True
+            self.feed(t.WriteFailed())
+        except HostError as error:
+            self.feed(t.WriteFailed())
+            if not isinstance(error, ConnectionLostError):
+                text = f"state {self.lifecycle.backend} -> {state}: {self._id}: {error}"
+                self.report(Blame.HOST, text, stage="write")
+                self._retry_later()
+        else:
+            text = f"{self.lifecycle.backend} -> {state}"
+            self.log.info("%s", text)
+            self._services.events.add("state", str(self._id), text)
+            self.since = self._services.clock()
+            self.feed(t.StateWritten())
+
+    def _retry_later(self) -> None:
+        def again() -> None:
+            self._retry = None
+            self.look_again()
+
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(WRITE_RETRY, again)
+
+    # --- what people see
+
+    def _note(self, step: t.Step) -> None:
+        """Log what changed and tell the policy whether the device is served."""
+        before, after = step.before, step.after
+        changed = before.frontend is not after.frontend and before.taken_up
+        if changed and self.reporter.guest_may_log():
+            self.log.info("frontend %s -> %s", before.frontend, after.frontend)
+        if before.hold is not after.hold and after.hold is not Hold.NONE:
+            self.log.warning("held: %s", after.hold.value)
+            self._services.events.add("hold", str(self._id), after.hold.value)
+        served = after.backend is XenbusState.CONNECTED and after.worker is WorkerPhase.SERVING
+        if served:
+            self.link.policy.connected(self._services.clock())
+            self.reporter.served()
+        elif after.backend is not XenbusState.CONNECTED:
+            self.link.policy.disconnected()
+
+    def status(self) -> DeviceStatus:
+        """One line of `status`."""
+        life = self.lifecycle
+        hold = life.hold.value or ("" if life.enabled else "disabled")
+        return DeviceStatus(
+            device=str(self._id),
+            backend=str(life.backend),
+            frontend=str(life.frontend),
+            online=life.online,
+            phase=life.worker.value,
+            hold=hold,
+            pid=self.link.pid,
+            generation=self.link.generation,
+            restarts=max(0, self.link.generation - 1),
+            failures=self.link.policy.failures,
+            error=self.reporter.text,
+            since=max(0.0, self._services.clock() - self.since),
+            counters=self.link.counters,
+        )

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""From the exit status of a worker to what it means.
+
+Source of the numbers: `shared.errors` (sysexits.h). A status is as multiprocess gives it: exit
+code, or minus the signal's number; None where the fork server died first and nobody knows.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from shared.errors import BackendBug, ConfigError, GuestFault, HostError
+from supervisor.policy import ExitKind
+
+_CODES = {
+    0: ExitKind.CLEAN,
+    ConfigError.exit_code: ExitKind.CONFIG,
+    GuestFault.exit_code: ExitKind.GUEST,
+    HostError.exit_code: ExitKind.HOST,
+    BackendBug.exit_code: ExitKind.CRASH,
+    -signal.SIGSYS: ExitKind.SECURITY,
+}
+
+
+def classify(status: int | None) -> ExitKind:
+    """The kind of an end; whatever is not known is a crash."""
+    return ExitKind.CRASH if status is None else _CODES.get(status, ExitKind.CRASH)
+
+
+def describe(status: int | None) -> str:
+    """For the log: "exit code 78" or "killed by SIGSEGV"."""
+    if status is None:
+        return "status unknown, the fork server is gone"
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""The fork server: one process with everything preloaded, of which every worker is a fork.
+
+Built on multiprocess's forkserver, asked for explicitly (its default is plain fork). What differs
+from `Process.start()`, and why:
+
+- the pid is not waited for: the fork server answers when it has forked, which takes a third of a
+  second while it still preloads; the supervisor's loop must not stand still for that;
+- the preparation data does not name the supervisor's main module: a worker would import it anew,
+  and all of the supervisor with it;
+- nothing is terminated or joined at the supervisor's exit behind its back.
+
+Invariants: the supervisor never calls `waitpid(-1)`, which would steal the fork server's status;
+a worker's exit status comes through the pipe the fork server keeps for it, which also says that
+the process has been reaped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from multiprocess import forkserver, get_context, popen_forkserver, reduction, util
+from multiprocess.context import set_spawning_popen
+
+import shared.entry
+from shared.errors import HostError
+
+_ROOT: Final = str(Path(shared.entry.__file__).parent.parent)
+"""Directory of our packages: not on the fork server's path when run from a checkout."""
+
+
+class Launch(popen_forkserver.Popen):  # type: ignore[misc]
+    """One child asked of the fork server.
+
+    `sentinel` is a descriptor that becomes readable twice: with the pid after the fork, and with
+    the exit status after the child was reaped (or with nothing when the fork server died).
+    """
+
+    sentinel: int
+    pid: int | None
+    returncode: int | None
+
+    def __init__(self, server: ForkServer, target: str, argument: bytes, title: str) -> None:
+        self._server = server
+        self._title = title
+        process = get_context("forkserver").Process(
+            target=shared.entry.run, args=(target, argument), name=title
+        )
+        super().__init__(process)
+
+    def _launch(self, process_obj: Any) -> None:
+        data = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            reduction.dump({"name": self._title}, data)
+            reduction.dump(process_obj, data)
+        finally:
+            set_spawning_popen(None)
+        self.pid = None
+        self.sentinel, write_end = self._server.connect(self._fds)
+        # The child takes the end of file on this pipe for the end of its parent.
+        keep_open = os.dup(write_end)
+        self.finalizer = util.Finalize(self, util.close_fds, (keep_open, self.sentinel))
+        with os.fdopen(write_end, "wb") as pipe:  # far less than a pipe's buffer
+            pipe.write(data.getbuffer())
+
+    def read_pid(self) -> int:
+        """Take the pid when `sentinel` is readable.
+
+        Raises:
+            HostError: the fork server died before it had forked.
+        """
+        try:
+            self.pid = int(forkserver.read_signed(self.sentinel))
+        except (OSError, EOFError) as error:
+            raise HostError(f"start of worker: {self._title}: the fork server is gone") from error
+        return self.pid
+
+    def read_status(self) -> int | None:
+        """Take the exit status when `sentinel` is readable again; None if nobody knows it."""
+        try:
+            self.returncode = int(forkserver.read_signed(self.sentinel))
+        except (OSError, EOFError):
+            return None
+        return self.returncode
+
+    def close(self) -> None:
+        """Close the descriptors. Idempotent."""
+        if self.finalizer is not None:
+            self.finalizer()
+
+
+class ForkServer:
+    """Starts the fork server when it is needed, and again when it has died.
+
+    `inherited` are descriptors every worker holds a copy of as long as it lives.
+    """
+
+    def __init__(self, preload: Sequence[str], inherited: Sequence[int] = ()) -> None:
+        self._server = forkserver.ForkServer()
+        self._server.set_forkserver_preload(list(preload))
+        self._inherited = list(inherited)
+
+    @property
+    def pid(self) -> int | None:
+        """Process of the fork server, None while there is none."""
+        pid: int | None = self._server._forkserver_pid
+        return pid
+
+    def ensure_running(self) -> None:
+        """Start it if it is not there; does not wait until it has preloaded.
+
+        Raises:
+            HostError: it cannot be started.
+        """
+        try:
+            with _environment():
+                self._server.ensure_running()
+        except ChildProcessError:  # reaped by someone else: gone, all the same
+            self._server._forkserver_pid = None
+            self.ensure_running()
+        except OSError as error:
+            raise HostError(f"start of the fork server: {error}") from error
+
+    def connect(self, fds: Sequence[int]) -> tuple[int, int]:
+        """Ask for a child; returns the status pipe's read end and the data pipe's write end.
+
+        Raises:
+            HostError: the fork server cannot be started or reached.
+        """
+        for _ in range(2):
+            self.ensure_running()
+            try:
+                status, data = self._server.connect_to_new_process([*self._inherited, *fds])
+            except OSError as error:
+                # It may have died between the look and the call; the next look sees that.
+                if error.errno not in (errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET):
+                    raise HostError(f"start of a worker: fork server: {error}") from error
+            else:
+                return status, data
+        raise HostError("start of a worker: fork server: dies as soon as it is started")
+
+    def close(self) -> None:
+        """End the fork server; only after all its workers have ended, for it waits for them."""
+        server = self._server
+        if server._forkserver_pid is None:
+            return
+        os.close(server._forkserver_alive_fd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(server._forkserver_pid, 0)
+        address = server._forkserver_address
+        if not util.is_abstract_socket_namespace(address):
+            Path(address).unlink(missing_ok=True)
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """The fork server's: our packages can be imported, the working directory cannot."""
+    ours = {"PYTHONPATH": _ROOT, "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""All writes of the supervisor to xenstore: state, nodes of the worker, errors.
+
+Invariants:
+
+- State and the nodes that belong to it are written in one transaction, so that a frontend never
+  sees half of them.
+- Nothing is created for a device that is no more: writing a node would bring its whole directory
+  back. So each transaction looks first whether the directory still is what was taken up.
+- Errors stand where tools look: `error/backend/…/error` as the kernel's backends write it
+  (drivers/xen/xenbus/xenbus_client.c, xenbus_va_dev_error), and `hotplug-error` with
+  `hotplug-status = error` for a toolstack that waits for the device (libxl).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Mapping
+from typing import Final
+
+from shared.device_id import DeviceId
+from shared.errors import Blame, HostError
+from shared.limits import NODE_VALUE_MAX
+from shared.xenbus import XenbusState
+from shared.xenstore.errors import NoEntryError
+from supervisor.paths import backend_path, error_path
+from supervisor.store import Store
+
+_ERRNO: Final = {
+    Blame.GUEST: errno.EPROTO,
+    Blame.OPERATOR: errno.EINVAL,
+    Blame.HOST: errno.EIO,
+    Blame.US: errno.EFAULT,
+}
+"""The kernel writes "<negative errno> <text>"; tools read the number."""
+
+
+class GoneError(HostError):
+    """The backend directory is not there, or not the one that was taken up."""
+
+
+class Publisher:
+    """Writes for the devices below one own domain path."""
+
+    def __init__(self, store: Store, own_path: str) -> None:
+        self._store = store
+        self._own = own_path
+
+    async def write_state(
+        self,
+        device: DeviceId,
+        frontend_path: str,
+        state: XenbusState,
+        nodes: Mapping[str, bytes],
+        *,
+        hotplug: bool,
+    ) -> None:
+        """Write `state` and all that belongs to it, or nothing (S4, S12).
+
+        Raises:
+            GoneError: the device is no more.
+            XenstoreError: it cannot be written.
+        """
+        await self._write(device, frontend_path, nodes, state=state, hotplug=hotplug)
+
+    async def write_nodes(
+        self,
+        device: DeviceId,
+        frontend_path: str,
+        nodes: Mapping[str, bytes],
+        *,
+        state: XenbusState | None = None,
+    ) -> None:
+        """Write nodes without a change of state; `state` is written again if given.
+
+        Raises:
+            GoneError, XenstoreError: as `write_state`.
+        """
+        await self._write(device, frontend_path, nodes, state=state, hotplug=False)
+
+    async def _write(
+        self,
+        device: DeviceId,
+        frontend_path: str,
+        nodes: Mapping[str, bytes],
+        *,
+        state: XenbusState | None,
+        hotplug: bool,
+    ) -> None:
+        directory = backend_path(self._own, device)
+
+        everything = dict(nodes)
+        if hotplug:
+            everything["hotplug-status"] = b"connected"
+        # Last, so that the watch event for it comes after the others.
+        if state is not None:
+            everything["state"] = state.to_wire()
+
+        async def body(tx: int) -> None:
+            await self._check_there(tx, device, directory, frontend_path)
+            await self._write_all(tx, directory, everything)
+
+        await self._store.transact(body)
+
+    async def write_error(
+        self, device: DeviceId, frontend_path: str | None, blame: Blame, text: str, *, hotplug: bool
+    ) -> None:
+        """Say in xenstore what is wrong; with `hotplug` also to a waiting toolstack.
+
+        `frontend_path` None stands for a device whose frontend is not known.
+
+        Raises:
+            GoneError, XenstoreError: as `write_state`.
+        """
+        directory = backend_path(self._own, device)
+        line = f"-{_ERRNO[blame]} {text}".encode("utf-8", "replace")[:NODE_VALUE_MAX]
+
+        async def body(tx: int) -> None:
+            await self._check_there(tx, device, directory, frontend_path)
+            await self._store.write(error_path(self._own, device), line, tx)
+            if hotplug:
+                message = text.encode("utf-8", "replace")[:NODE_VALUE_MAX]
+                nodes = {"hotplug-error": message, "hotplug-status": b"error"}
+                await self._write_all(tx, directory, nodes)
+
+        await self._store.transact(body)
+
+    async def clear_error(self, device: DeviceId) -> None:
+        """Remove the error node, with the directory that was made for it; absent is fine.
+
+        Raises:
+            XenstoreError: it cannot be removed.
+        """
+        with contextlib.suppress(NoEntryError):
+            await self._store.rm(error_path(self._own, device).rpartition("/")[0])
+
+    async def _write_all(self, tx: int, directory: str, nodes: Mapping[str, bytes]) -> None:
+        # All at once: requests of one connection are carried out in the order they are sent.
+        await asyncio.gather(
+            *(self._store.write(f"{directory}/{name}", value, tx) for name, value in nodes.items())
+        )
+
+    async def _check_there(
+        self, tx: int, device: DeviceId, directory: str, frontend_path: str | None
+    ) -> None:
+        if frontend_path is None:
+            there = await self._store.read_or_none(f"{directory}/state", tx) is not None
+        else:
+            frontend = await self._store.read_or_none(f"{directory}/frontend", tx)
+            there = frontend == frontend_path.encode()
+        if not there:
+            raise GoneError(f"write: {device}: {directory} is gone or another device's")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""What a new configuration changes, and what it cannot change in a running supervisor. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from config.model import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Types by what happens to them, and the settings that wait for the next start."""
+
+    switched_on: tuple[str, ...]
+    switched_off: tuple[str, ...]
+    changed: tuple[str, ...]
+    """On before and after, with other settings: new workers get them."""
+    next_start: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [
+            f"{word} {', '.join(names)}"
+            for word, names in (
+                ("on:", self.switched_on),
+                ("off:", self.switched_off),
+                ("changed:", self.changed),
+                ("only after a new start:", self.next_start),
+            )
+            if names
+        ]
+        return "; ".join(parts) or "nothing changed"
+
+
+def difference(old: Config, new: Config) -> Difference:
+    """Compare two valid configurations."""
+    before = {name for name, type_ in old.types.items() if type_.enabled}
+    after = {name for name, type_ in new.types.items() if type_.enabled}
+    both = before & after
+    # Another handler would be another device behind a ring that is in use.
+    swapped = {name for name in both if old.types[name].handler != new.types[name].handler}
+    changed = {name for name in both if old.types[name] != new.types[name]}
+    fixed = ("runtime_dir", "hypervisor", "embedded_dir", "xenstore")
+    return Difference(
+        switched_on=tuple(sorted(after - before)),
+        switched_off=tuple(sorted(before - after)),
+        changed=tuple(sorted(changed)),
+        next_start=(
+            *(name for name in fixed if getattr(old, name) != getattr(new, name)),
+            *(f"types.{name}.handler" for name in sorted(swapped)),
+        ),
+    )
+
+
+def effective(old: Config, new: Config) -> Config:
+    """The new configuration with what a running supervisor cannot change left as it was."""
+    kept = {
+        name: msgspec.structs.replace(type_, handler=old.types[name].handler)
+        if name in old.types
+        else type_
+        for name, type_ in new.types.items()
+    }
+    return msgspec.structs.replace(
+        new,
+        types=kept,
+        runtime_dir=old.runtime_dir,
+        hypervisor=old.hypervisor,
+        embedded_dir=old.embedded_dir,
+        xenstore=old.xenstore,
+    )

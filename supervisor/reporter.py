@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""Tells the operator what is wrong with a device: log, event stream, `status`, xenstore.
+
+The error nodes stay until the device is Connected again or forgotten. What a guest can trigger at
+will is bounded in the log and the event stream, for each device by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from shared.device_id import DeviceId
+from shared.errors import Blame
+from shared.logs import DeviceLogger
+from supervisor.ratelimit import RateLimit
+from supervisor.services import Services
+
+GUEST_BURST: Final = 10
+GUEST_PERIOD: Final = 6.0
+"""Lines a guest can cause for one device: so many at once, then one per period (seconds)."""
+
+
+class Reporter:
+    """The errors of one device. `text` is the last one, "" once it is served again."""
+
+    def __init__(self, device: DeviceId, services: Services, log: DeviceLogger) -> None:
+        self._device = device
+        self._services = services
+        self._log = log
+        self._lines = RateLimit(GUEST_BURST, GUEST_PERIOD)
+        self.text = ""
+        self._to_write: tuple[Blame, str, bool] | None = None
+        self._written = False
+        self._to_clear = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether xenstore does not say yet what it should."""
+        return self._to_write is not None or self._to_clear
+
+    def report(self, blame: Blame, text: str, stage: str, *, hotplug: bool) -> None:
+        """Log an error and keep it for `write`; `hotplug` tells a waiting toolstack too."""
+        self.text = text
+        line = f"{stage}: " + text.replace(f"{self._device}: ", "", 1)
+        if blame is not Blame.GUEST or self.guest_may_log():
+            self._log.log(logging.WARNING if blame is Blame.GUEST else logging.ERROR, "%s", line)
+            self._services.events.add("error", str(self._device), line)
+        self._to_write = (blame, text, hotplug)
+
+    def served(self) -> None:
+        """The device works: what was wrong is over."""
+        self.text = ""
+        self._to_write = None
+        if self._written:
+            self._written, self._to_clear = False, True
+
+    async def write(self, frontend_path: str) -> None:
+        """Bring xenstore up to date; raises as the publisher does."""
+        publisher = self._services.publisher
+        if self._to_clear:
+            self._to_clear = False
+            await publisher.clear_error(self._device)
+        if self._to_write is not None:
+            (blame, text, hotplug), self._to_write = self._to_write, None
+            self._written = True
+            await publisher.write_error(self._device, frontend_path, blame, text, hotplug=hotplug)
+
+    def guest_may_log(self) -> bool:
+        """Whether one more line or event that a guest caused is within bounds."""
+        if not self._lines.allow(self._services.clock()):
+            return False
+        if suppressed := self._lines.take_suppressed():
+            self._log.warning("%d lines were left out", suppressed)
+        return True

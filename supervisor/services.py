@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What all devices of one supervisor share, and the shapes in which they see it.
+
+Protocols, so that unit tests put dictionaries and lists in the place of processes and sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from config.model import Config
+from shared.device_id import DeviceId
+from shared.messages import Message
+from shared.worker_spec import WorkerSpec
+from supervisor.bus import BusListener
+from supervisor.events import EventLog
+from supervisor.publisher import Publisher
+from supervisor.spawner import WorkerOwner
+from supervisor.store import Store
+
+
+class Processes(Protocol):
+    """`supervisor.spawner.Spawner`, as devices see it."""
+
+    def start(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
+        """Start the next generation."""
+
+    def said_hello(self, device: DeviceId) -> None:
+        """The worker is up."""
+
+    def kill(self, device: DeviceId) -> None:
+        """SIGKILL; `worker_exited` follows."""
+
+
+class Messages(Protocol):
+    """`supervisor.bus.Bus`, as devices see it."""
+
+    def expect(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+        """A worker was forked."""
+
+    def forget(self, device: DeviceId) -> None:
+        """The worker is dead."""
+
+    def next_seq(self, device: DeviceId) -> int:
+        """Number of the next message."""
+
+    def send(self, message: Message) -> bool:
+        """Queue a message; False if it cannot be."""
+
+    def drain(self) -> None:
+        """Hand out what has arrived."""
+
+
+@dataclass(slots=True)
+class Services:
+    """Handed to every device. `config` is replaced as a whole by a reload."""
+
+    config: Config
+    store: Store
+    publisher: Publisher
+    processes: Processes
+    messages: Messages
+    events: EventLog
+    clock: Callable[[], float]
+    """Seconds, monotonic: the loop's time."""
+    forget: Callable[[DeviceId], None]
+    """The device is over; drop it."""
+    own_path: str
+    own_domid: int
+    endpoint: str
+    hypervisor: str
+    embedded_dir: str
+    supervisor_pid: int

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: MIT
+"""Starts worker processes and says when they are dead.
+
+Invariants:
+
+- Never two processes for one device: asking for a second one while the first is not known dead is
+  a bug of ours and refused.
+- Dead means: the pidfd says that no thread is left, and the fork server has reaped the process.
+  Only then does `exited` reach the owner, exactly once for each `start`.
+- At most `parallel` workers are between fork and Hello; the others wait in the order they came.
+- Signals go through the pidfd, so they cannot reach a process that inherited the number.
+
+Does not decide anything about restarts and knows nothing of messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from shared.device_id import DeviceId
+from shared.errors import BackendBug, HostError
+from shared.worker_spec import WorkerSpec
+from supervisor.forking import ForkServer, Launch
+
+_log = logging.getLogger("xenbackd.spawner")
+
+ENTRY_POINT: Final = "worker.main:run"
+PRELOAD: Final = ("worker.preload",)
+
+SERVER_SHORT_LIFE: Final = 1.0
+"""Seconds; a fork server that died sooner is started again only when a worker needs it."""
+
+
+class WorkerOwner(Protocol):
+    """Who hears of a worker: the device."""
+
+    def worker_forked(self, pid: int) -> None:
+        """The process exists; its deadline for Hello runs from now."""
+
+    def worker_exited(self, status: int | None) -> None:
+        """The process is dead and reaped; exit code, minus signal, or None for unknown."""
+
+    def worker_not_started(self, error: HostError) -> None:
+        """There never was a process."""
+
+
+class _Worker:
+    __slots__ = ("forked", "launch", "owner", "pidfd", "spec", "wanted_dead")
+
+    def __init__(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
+        self.spec = spec
+        self.owner = owner
+        self.launch: Launch | None = None
+        self.pidfd: int | None = None
+        self.forked = False
+        self.wanted_dead = False
+
+
+class Spawner:
+    """The workers of the supervisor, by device."""
+
+    def __init__(
+        self,
+        *,
+        parallel: int,
+        entry_point: str = ENTRY_POINT,
+        preload: Sequence[str] = PRELOAD,
+        inherited: Sequence[int] = (),
+    ) -> None:
+        self.parallel = parallel
+        self._entry_point = entry_point
+        self._server = ForkServer(preload, inherited)
+        self._server_pidfd: int | None = None
+        self._server_since = 0.0
+        self._workers: dict[DeviceId, _Worker] = {}
+        self._queue: OrderedDict[DeviceId, _Worker] = OrderedDict()
+        self._starting: set[DeviceId] = set()
+        self._idle: list[asyncio.Future[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def pids_pending(self) -> bool:
+        """Whether the fork server was asked for a process whose pid is not known yet."""
+        return any(
+            device in self._workers and not self._workers[device].forked
+            for device in self._starting
+        )
+
+    def open(self) -> None:
+        """Start the fork server so that it preloads while the supervisor does other things.
+
+        Raises:
+            HostError: it cannot be started.
+        """
+        self._server.ensure_running()
+        self._watch_server()
+
+    async def close(self) -> None:
+        """Kill what is left, wait until it is dead, end the fork server."""
+        for device in list(self._workers):
+            self.kill(device)
+        if self._workers:
+            await self.wait_empty()
+        self._unwatch_server()
+        self._server.close()
+
+    async def wait_empty(self) -> None:
+        """Return when no worker is left."""
+        if self._workers:
+            future = asyncio.get_running_loop().create_future()
+            self._idle.append(future)
+            await future
+
+    def start(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
+        """Start the next generation of a device, at once or when a slot is free.
+
+        Raises:
+            BackendBug: the device has a process, or one that is not known dead.
+        """
+        device = spec.device
+        if device in self._workers:
+            raise BackendBug(f"start of worker: {device}: the last one is not known dead")
+        self._workers[device] = self._queue[device] = _Worker(spec, owner)
+        self._pump()
+
+    def said_hello(self, device: DeviceId) -> None:
+        """The worker is up: its slot is free for the next one."""
+        self._starting.discard(device)
+        self._pump()
+
+    def kill(self, device: DeviceId) -> None:
+        """SIGKILL; `worker_exited` follows. A device without a worker is left alone."""
+        worker = self._workers.get(device)
+        if worker is None:
+            return
+        if self._queue.pop(device, None) is not None:
+            self._finish(worker, 0)
+            return
+        worker.wanted_dead = True
+        if worker.pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+
+    # --- start
+
+    def _pump(self) -> None:
+        while self._queue and len(self._starting) < self.parallel:
+            device, worker = self._queue.popitem(last=False)
+            self._starting.add(device)
+            try:
+                worker.launch = Launch(
+                    self._server, self._entry_point, worker.spec.encode(), str(device)
+                )
+            except HostError as error:
+                self._never_started(worker, error)
+                continue
+            self._watch_server()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(worker.launch.sentinel, self._forked, worker)
+
+    def _forked(self, worker: _Worker) -> None:
+        assert worker.launch is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(worker.launch.sentinel)
+        try:
+            pid = worker.launch.read_pid()
+        except HostError as error:
+            self._never_started(worker, error)
+            return
+        worker.forked = True
+        try:
+            worker.pidfd = os.pidfd_open(pid)
+        except OSError:
+            # Dead and reaped already: its status is in the pipe.
+            loop.add_reader(worker.launch.sentinel, self._reaped, worker)
+        else:
+            loop.add_reader(worker.pidfd, self._died, worker)
+        worker.owner.worker_forked(pid)
+        if worker.wanted_dead:
+            self.kill(worker.spec.device)
+
+    def _never_started(self, worker: _Worker, error: HostError) -> None:
+        def tell() -> None:
+            self._drop(worker)
+            worker.owner.worker_not_started(error)
+
+        # Not from within the caller's own call of `start`.
+        self._starting.discard(worker.spec.device)
+        asyncio.get_running_loop().call_soon(tell)
+
+    # --- end
+
+    def _died(self, worker: _Worker) -> None:
+        """No thread of the process is left; wait for the fork server to reap it."""
+        assert worker.launch is not None
+        assert worker.pidfd is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(worker.pidfd)
+        loop.add_reader(worker.launch.sentinel, self._reaped, worker)
+
+    def _reaped(self, worker: _Worker) -> None:
+        assert worker.launch is not None
+        asyncio.get_running_loop().remove_reader(worker.launch.sentinel)
+        status = worker.launch.read_status()
+        self._finish(worker, status)
+
+    def _finish(self, worker: _Worker, status: int | None) -> None:
+        def tell() -> None:
+            self._drop(worker)
+            worker.owner.worker_exited(status)
+
+        asyncio.get_running_loop().call_soon(tell)
+
+    def _drop(self, worker: _Worker) -> None:
+        device = worker.spec.device
+        if worker.launch is not None:
+            worker.launch.close()
+        if worker.pidfd is not None:
+            os.close(worker.pidfd)
+            worker.pidfd = None
+        del self._workers[device]
+        self._starting.discard(device)
+        if not self._workers:
+            for future in self._idle:
+                if not future.done():
+                    future.set_result(None)
+            self._idle.clear()
+        self._pump()
+
+    # --- the fork server itself
+
+    def _watch_server(self) -> None:
+        if self._server_pidfd is None and self._server.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._server_pidfd = os.pidfd_open(self._server.pid)
+                loop = asyncio.get_running_loop()
+                loop.add_reader(self._server_pidfd, self._server_died)
+                self._server_since = loop.time()
+
+    def _unwatch_server(self) -> None:
+        if self._server_pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._server_pidfd)
+            os.close(self._server_pidfd)
+            self._server_pidfd = None
+
+    def _server_died(self) -> None:
+        _log.error("fork server: process %s: died", self._server.pid)
+        self._unwatch_server()
+        if asyncio.get_running_loop().time() - self._server_since < SERVER_SHORT_LIFE:
+            return  # the next worker starts it; devices back off, so this does not spin
+        # Its workers live on: they are forks of it and need it no more. A new one is started
+        # now, so that the next worker need not wait for the preloading.
+        try:
+            self.open()
+        except HostError as error:
+            _log.error("%s", error)

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT
+"""The whole supervisor in a process of its own, with a real xenstored and real workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared import control as c
+from shared.embedded.xenstored.launch import start_xenstored
+from shared.xenstore.blocking import BlockingXenstore
+from supervisor.cli.client import Client
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 20.0
+
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from config.loader import load
+from shared import logs
+from shared.errors import BlamedError
+from supervisor.daemon import Supervisor
+
+async def main(path):
+    await Supervisor(load(path), path, entry_point="tests.fakes.trivial_worker:run",
+                     preload=("tests.fakes.trivial_worker",)).run()
+
+logs.setup("debug")
+try:
+    asyncio.run(main(Path(sys.argv[1])))
+except BlamedError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+CONFIG = """
+runtime_dir: {directory}
+hypervisor: embedded
+timeouts: {{drain: 5, hello: 5}}
+types:
+  vbd: {{handler: block}}
+"""
+
+
+class Setup:
+    """A directory with xenstored, configuration and supervisors."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="xbd"))
+        self.config = self.directory / "c.yaml"
+        self.config.write_text(CONFIG.format(directory=self.directory))
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.log = self.directory / "log"
+
+    def xenstored(self) -> subprocess.Popen[bytes]:
+        process = start_xenstored(self.directory / "embedded" / "xenstored")
+        self.processes.append(process)
+        return process
+
+    def store(self) -> BlockingXenstore:
+        return BlockingXenstore(self.directory / "embedded" / "xenstored" / "socket")
+
+    def supervisor(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(self.config)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def plug(self, domid: int, devid: int, state: int = 1) -> None:
+        back, front = paths(domid, devid)
+        with self.store() as store:
+            store.introduce(domid)
+
+            def body(tx: int) -> None:
+                store.write(f"{front}/state", b"3" if state == 1 else b"4", tx)
+                store.write(f"{back}/frontend", front, tx)
+                store.write(f"{back}/online", b"1", tx)
+                store.write(f"{back}/state", b"%d" % state, tx)
+
+            store.transact(body)
+
+    def state(self, domid: int, devid: int) -> bytes | None:
+        with self.store() as store:
+            return store.read_or_none(f"{paths(domid, devid)[0]}/state")
+
+    def status(self) -> c.StatusReply:
+        with Client(self.directory) as client:
+            return client.ask(c.Status(), c.StatusReply)
+
+    def device(self, name: str) -> c.DeviceStatus | None:
+        return next((d for d in self.status().devices if d.device == name), None)
+
+    def wait_phase(self, name: str, phase: str, generation: int = 1) -> c.DeviceStatus:
+        found: list[c.DeviceStatus] = []
+
+        def there() -> bool:
+            with contextlib.suppress(Exception):
+                found[:] = [d for d in self.status().devices if d.device == name]
+            return bool(found) and found[0].phase == phase and found[0].generation >= generation
+
+        wait(there, f"{name} {phase}: {found}\n{self.log.read_text()[-3000:]}")
+        return found[0]
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def paths(domid: int, devid: int) -> tuple[str, str]:
+    """Backend and frontend directory."""
+    back = f"/local/domain/0/backend/vbd/{domid}/{devid}"
+    return back, f"/local/domain/{domid}/device/vbd/{devid}"
+
+
+def wait(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something another process does; there is no descriptor for it."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    made = Setup()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_s23_xenstored_absent_is_a_clear_failure_and_nothing_is_left(setup: Setup) -> None:
+    """Without xenstored `serve` ends at once, says so, and leaves no socket or process."""
+    (setup.directory / "embedded" / "xenstored").mkdir(parents=True)
+    process = setup.supervisor()
+    assert process.wait(DEADLINE) == 75
+    assert "xenstored/socket" in setup.log.read_text()
+    assert not list(setup.directory.glob("*.sock"))
+
+
+def test_daemon_second_instance_is_refused(setup: Setup) -> None:
+    """Two supervisors in one runtime directory: the second one says so and ends."""
+    setup.xenstored()
+    setup.supervisor()
+    wait(lambda: (setup.directory / c.EVENTS_SOCKET).exists(), "start")
+    assert setup.supervisor().wait(DEADLINE) == 75
+    assert "another xenbackd serves" in setup.log.read_text()
+    assert setup.status().devices == []
+
+
+def test_daemon_killed_worker_is_replaced_and_the_other_not_touched(setup: Setup) -> None:
+    """SIGKILL of one worker: a successor serves, the neighbour's worker is the same process."""
+    setup.xenstored()
+    setup.plug(3, 1)
+    setup.plug(4, 1)
+    setup.supervisor()
+    first = setup.wait_phase("vbd/3/1", "serving")
+    other = setup.wait_phase("vbd/4/1", "serving")
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGKILL)
+    second = setup.wait_phase("vbd/3/1", "serving", generation=2)
+    assert second.pid != first.pid
+    after = setup.device("vbd/4/1")
+    assert after is not None
+    assert after.pid == other.pid
+    assert setup.state(3, 1) == b"4"
+
+
+def test_daemon_stop_leaves_states_and_the_next_one_resumes(setup: Setup) -> None:
+    """SIGTERM ends all workers, xenstore stays as it is; the next serve takes the devices up."""
+    setup.xenstored()
+    setup.plug(3, 1)
+    process = setup.supervisor()
+    before = setup.wait_phase("vbd/3/1", "serving")
+    wait(lambda: setup.state(3, 1) == b"4", "Connected")
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    assert before.pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(before.pid, 0)
+    assert setup.state(3, 1) == b"4"
+    assert not list(setup.directory.glob("*.sock"))
+    setup.supervisor()
+    setup.wait_phase("vbd/3/1", "serving")
+    assert setup.state(3, 1) == b"4"
+
+
+def test_daemon_killed_supervisor_is_followed_by_one_that_waits_for_the_workers(
+    setup: Setup,
+) -> None:
+    """A stopped worker of a killed supervisor keeps the next one from starting beside it."""
+    setup.xenstored()
+    setup.plug(3, 1)
+    process = setup.supervisor()
+    worker = setup.wait_phase("vbd/3/1", "serving").pid
+    assert worker is not None
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        process.kill()
+        process.wait()
+        setup.config.write_text(setup.config.read_text().replace("drain: 5", "drain: 0.5"))
+        assert setup.supervisor().wait(DEADLINE) == 75
+        assert "workers of a former xenbackd still run" in setup.log.read_text()
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    setup.supervisor()
+    assert setup.wait_phase("vbd/3/1", "serving").pid != worker
+
+
+def test_daemon_xenstored_gone_and_back_serves_on_and_scans_again(setup: Setup) -> None:
+    """xenstored dies: workers live on; back again: watches, new devices and status are right."""
+    server = setup.xenstored()
+    setup.plug(3, 1)
+    setup.supervisor()
+    pid = setup.wait_phase("vbd/3/1", "serving").pid
+    server.kill()
+    server.wait()
+    wait(lambda: setup.status().xenstore != "connected", "loss is seen")
+    setup.xenstored()
+    setup.plug(3, 1, state=4)
+    setup.plug(5, 1)
+    setup.wait_phase("vbd/5/1", "serving")
+    assert setup.status().xenstore == "connected"
+    after = setup.device("vbd/3/1")
+    assert after is not None
+    assert after.pid == pid
+    setup.plug(6, 1)
+    setup.wait_phase("vbd/6/1", "serving")
+
+
+def test_daemon_reload_switches_types_and_refuses_bad_files(setup: Setup) -> None:
+    """A broken file changes nothing; a type that is switched off closes; others stay."""
+    setup.xenstored()
+    setup.plug(3, 1)
+    setup.supervisor()
+    setup.wait_phase("vbd/3/1", "serving")
+    good = setup.config.read_text()
+    with Client(setup.directory) as client:
+        setup.config.write_text(good + "  qdisk: {handler: nothing}\n")
+        with pytest.raises(Exception, match="nothing"):
+            client.ask(c.Reload(), c.Done)
+        assert list(setup.status().types) == ["vbd"]
+        setup.config.write_text(
+            good.replace("vbd: {handler: block}", "vbd: {handler: block, enabled: false}")
+            + "  qdisk: {handler: block}\n"
+        )
+        assert "off: vbd" in client.ask(c.Reload(), c.Done).text
+        wait(lambda: setup.state(3, 1) == b"5", "closing")
+        assert list(setup.status().types) == ["qdisk"]
+
+
+def test_daemon_control_answers_or_refuses(setup: Setup) -> None:
+    """Show, events, restart and log level work; what is not there is refused with a reason."""
+    setup.xenstored()
+    setup.plug(3, 1)
+    setup.supervisor()
+    setup.wait_phase("vbd/3/1", "serving")
+    wait(lambda: setup.state(3, 1) == b"4", "Connected")
+    with Client(setup.directory) as client:
+        shown = client.ask(c.Show(device="vbd/3/1"), c.ShowReply)
+        assert shown.backend_nodes["sectors"] == "8"
+        assert shown.frontend_path == paths(3, 1)[1]
+        texts = [event.text for event in client.ask(c.Events(), c.EventsReply).events]
+        assert "InitWait -> Connected" in texts
+        client.ask(c.LogLevel(device="vbd/3/1", level="debug"), c.Done)
+        client.ask(c.Restart(device="vbd/3/1"), c.Done)
+        setup.wait_phase("vbd/3/1", "serving", generation=2)
+        with pytest.raises(Exception, match="none of that name"):
+            client.ask(c.Show(device="vbd/3/2"), c.ShowReply)
+        with pytest.raises(Exception, match="one of debug"):
+            client.ask(c.LogLevel(device="vbd/3/1", level="loud"), c.Done)
+
+
+def test_daemon_hung_worker_is_killed_and_replaced(setup: Setup) -> None:
+    """A worker that stops beating (SIGSTOP) is found, killed and replaced."""
+    text = setup.config.read_text().replace("hello: 5", "hello: 5, beat: 0.1, beat_dead: 0.6")
+    setup.config.write_text(text)
+    setup.xenstored()
+    setup.plug(3, 1)
+    setup.supervisor()
+    pid = setup.wait_phase("vbd/3/1", "serving").pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    setup.wait_phase("vbd/3/1", "serving", generation=2)
+    assert "no beat for" in setup.log.read_text()
