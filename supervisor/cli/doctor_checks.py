@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: MIT
+"""What `doctor` looks for, as pure functions over a `Probe`.
+
+Each check yields findings; each finding has its remedy unless all is well. A finding that is
+`MISSING` names what cannot be served because of it. Nothing here touches the host.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from config.model import Config
+from supervisor.cli.doctor_probe import Probe
+from supervisor.cli.text import plural
+
+XEN: Final = "real Xen"
+EMBEDDED: Final = "embedded hypervisor"
+BOTH: Final = (XEN, EMBEDDED)
+
+
+class Level(enum.Enum):
+    """How a finding is meant."""
+
+    OK = "ok"
+    WARNING = "warning"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    section: str
+    level: Level
+    subject: str
+    text: str
+    remedy: str = ""
+    blocks: tuple[str, ...] = ()
+    """What cannot be served: of `BOTH`."""
+
+
+LIBRARIES: Final = {
+    "libxenevtchn": (("libxenevtchn.so.1",), "libxenevtchn1"),
+    "libxengnttab": (("libxengnttab.so.1",), "libxengnttab1"),
+}
+"""Library to the names tried in order, and the Debian package that has it."""
+
+PACKAGES: Final = ("zmq", "msgspec", "cffi", "pyxs", "multiprocess", "setproctitle")
+
+NATIVE_MODULES: Final[dict[str, tuple[str, ...]]] = {
+    "shared.native._ring": BOTH,
+    "worker.native._block": BOTH,
+    "shared.embedded.native._embedded": (EMBEDDED,),
+    "shared.embedded.guest.native._front": (),
+}
+"""Native module to what cannot be served without it. The last one is for guests of ours only."""
+
+FEATURES: Final = {
+    "pidfd": ("5.3", Level.MISSING, "deaths of workers are seen by it"),
+    "close_range": ("5.9", Level.WARNING, "descriptors are closed one by one instead"),
+    "memfd": ("3.17", Level.WARNING, "the embedded hypervisor keeps guest memory in it"),
+    "RWF_NOWAIT": ("4.14", Level.WARNING, "cached data is served by I/O threads instead"),
+    "landlock": ("5.13", Level.WARNING, "workers are confined without it"),
+    "io_uring": ("5.1", Level.WARNING, "disks are served by I/O threads instead"),
+}
+"""Feature to the kernel that brought it, what its absence is, and what that means."""
+
+DESCRIPTORS_BASE: Final = 64
+DESCRIPTORS_PER_DEVICE: Final = 4
+"""What the supervisor may hold open: in general, and for each worker (its pidfd, its connection
+to the bus, and as many again in reserve)."""
+
+
+def all_checks(probe: Probe, config: Config, run_dir: str, devices: int) -> list[Finding]:
+    """Every finding, in the order of the report.
+
+    Args:
+        probe: the host.
+        config: the configuration, or the defaults.
+        run_dir: the runtime directory in use.
+        devices: how many devices there shall be room for.
+    """
+    return [
+        *python(probe),
+        *native_modules(probe),
+        *kernel(probe),
+        *confinement(probe),
+        *descriptors(probe, devices),
+        *runtime_directory(probe, run_dir),
+        *xen(probe),
+        *xen_devices(probe),
+        *xen_libraries(probe),
+        *xenstore(probe, config),
+        *conflicts(probe, config),
+        *embedded(probe),
+    ]
+
+
+def python(probe: Probe) -> Iterator[Finding]:
+    """The interpreter and the packages."""
+    version = probe.python()
+    shown = ".".join(map(str, version))
+    if version >= (3, 11):
+        yield Finding("Python", Level.OK, "Python", shown)
+    else:
+        remedy = "Install Python 3.11 or newer (Debian 12 has it)."
+        yield Finding("Python", Level.MISSING, "Python", f"{shown} is too old", remedy, BOTH)
+    for name, error in probe.import_errors(PACKAGES).items():
+        if error:
+            remedy = "Install xenbackd anew into its environment (make setup, or pipx install)."
+            yield Finding("Python", Level.MISSING, f"package {name}", error, remedy, BOTH)
+        else:
+            yield Finding("Python", Level.OK, f"package {name}", "can be imported")
+
+
+def native_modules(probe: Probe) -> Iterator[Finding]:
+    """Our own modules in C."""
+    for name, error in probe.import_errors(tuple(NATIVE_MODULES)).items():
+        blocks = NATIVE_MODULES[name]
+        if not error:
+            yield Finding("Python", Level.OK, f"native {name}", "can be imported")
+            continue
+        remedy = "Build it: make setup (needs gcc and the headers of Python and libffi)."
+        level = Level.MISSING if blocks else Level.WARNING
+        yield Finding("Python", level, f"native {name}", error, remedy, blocks)
+
+
+def kernel(probe: Probe) -> Iterator[Finding]:
+    """What the kernel offers."""
+    yield Finding("Kernel", Level.OK, "Linux", probe.kernel())
+    for name, (since, level, meaning) in FEATURES.items():
+        if probe.feature(name):
+            yield Finding("Kernel", Level.OK, name, "can be used")
+            continue
+        remedy = f"Linux {since} or newer has it, unless the host's policy forbids it."
+        blocks = BOTH if level is Level.MISSING else ()
+        yield Finding("Kernel", level, name, f"not available: {meaning}", remedy, blocks)
+
+
+def confinement(probe: Probe) -> Iterator[Finding]:
+    """What workers are jailed with: seccomp, user namespaces, control groups."""
+    if probe.exists("/proc/sys/kernel/seccomp/actions_avail"):
+        yield Finding("Kernel", Level.OK, "seccomp", "can be used")
+    else:
+        remedy = "Use a kernel with CONFIG_SECCOMP_FILTER."
+        yield Finding("Kernel", Level.WARNING, "seccomp", "not in this kernel", remedy)
+    spaces = probe.read("/proc/sys/user/max_user_namespaces")
+    if spaces is not None and spaces.isdigit() and int(spaces) > 0:
+        yield Finding("Kernel", Level.OK, "user namespaces", f"up to {spaces}")
+    else:
+        remedy = "sysctl user.max_user_namespaces=10000, if the host's policy allows."
+        yield Finding("Kernel", Level.WARNING, "user namespaces", "not allowed", remedy)
+    if probe.exists("/sys/fs/cgroup/cgroup.controllers"):
+        yield Finding("Kernel", Level.OK, "control groups", "version 2")
+    else:
+        remedy = "Boot with systemd.unified_cgroup_hierarchy=1."
+        text = "version 2 is not mounted at /sys/fs/cgroup"
+        yield Finding("Kernel", Level.WARNING, "control groups", text, remedy)
+
+
+def descriptors(probe: Probe, devices: int) -> Iterator[Finding]:
+    """Room for so many devices in the limit of open descriptors."""
+    needed = DESCRIPTORS_BASE + DESCRIPTORS_PER_DEVICE * devices
+    hard = probe.descriptors()[1]
+    # The supervisor raises its own soft limit; -1 is RLIM_INFINITY.
+    fits = hard < 0 or hard >= needed
+    allowed = "without limit" if hard < 0 else str(hard)
+    text = f"{allowed}; {plural(devices, 'device')} need {needed}"
+    remedy = "" if fits else f"LimitNOFILE={needed} in the unit, or ulimit -Hn {needed}."
+    level = Level.OK if fits else Level.WARNING
+    yield Finding("Host", level, "open descriptors", text, remedy)
+
+
+def runtime_directory(probe: Probe, run_dir: str) -> Iterator[Finding]:
+    """The directory of the sockets: ours, and nobody else's to write."""
+    found = probe.directory(run_dir)
+    if found is None:
+        parent = run_dir.rpartition("/")[0] or "/"
+        if probe.openable(parent) or probe.directory(parent) is None:
+            yield Finding("Host", Level.OK, "runtime directory", f"{run_dir}: is made by serve")
+            return
+        text, remedy = f"{run_dir}: cannot be made", "Run as root, or name another by --run-dir."
+    elif found.uid not in (0, probe.uid()):
+        text = f"{run_dir}: belongs to user id {found.uid}"
+        remedy = "Remove it, or name another by --run-dir."
+    elif found.mode & 0o022:
+        text = f"{run_dir}: others may write it (mode {found.mode:o})"
+        remedy = f"chmod go-w {run_dir}"
+    elif not probe.openable(run_dir):
+        text, remedy = f"{run_dir}: not for this user", "Run as root, or use another --run-dir."
+    else:
+        yield Finding("Host", Level.OK, "runtime directory", run_dir)
+        return
+    yield Finding("Host", Level.MISSING, "runtime directory", text, remedy, BOTH)
+
+
+def on_xen(probe: Probe) -> bool:
+    """Whether this Linux runs on Xen."""
+    return probe.read("/sys/hypervisor/type") == "xen"
+
+
+def xen(probe: Probe) -> Iterator[Finding]:
+    """The hypervisor below us, and which domain we are."""
+    section = "Real Xen"
+    if not on_xen(probe):
+        remedy = "Boot Linux as dom0 or as a driver domain; without Xen use --embedded."
+        yield Finding(section, Level.MISSING, "Xen", "Linux does not run on Xen", remedy, (XEN,))
+        return
+    parts = [probe.read(f"/sys/hypervisor/version/{part}") for part in ("major", "minor", "extra")]
+    version = f"{parts[0] or '?'}.{parts[1] or '?'}{parts[2] or ''}"
+    yield Finding(section, Level.OK, "Xen", version)
+    capabilities = probe.read("/proc/xen/capabilities")
+    if capabilities is None:
+        remedy = "mount -t xenfs xenfs /proc/xen (package xen-utils-common)."
+        yield Finding(section, Level.WARNING, "xenfs", "/proc/xen is not mounted", remedy)
+    else:
+        yield Finding(section, Level.OK, "xenfs", "mounted at /proc/xen")
+    yield own_domain(probe, capabilities)
+
+
+def own_domain(probe: Probe, capabilities: str | None) -> Finding:
+    """Our own domain: dom0 says so itself, another's number is known to xenstore only."""
+    uuid = probe.read("/sys/hypervisor/uuid")
+    if (capabilities and "control_d" in capabilities) or uuid == _DOM0_UUID:
+        return Finding("Real Xen", Level.OK, "own domain", "0 (dom0)")
+    text = f"not dom0 (UUID {uuid or 'unknown'}): a driver domain"
+    return Finding("Real Xen", Level.OK, "own domain", text)
+
+
+_DOM0_UUID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+def xen_devices(probe: Probe) -> Iterator[Finding]:
+    """The devices of the kernel's Xen drivers."""
+    needed = {
+        "evtchn": ("xen-evtchn", (XEN,)),
+        "gntdev": ("xen-gntdev", (XEN,)),
+        "xenbus": ("xenbus_dev_frontend (built in)", ()),
+        "privcmd": ("xen-privcmd", ()),
+    }
+    for name, (module, blocks) in needed.items():
+        path = f"/dev/xen/{name}"
+        if not probe.exists(path):
+            text, remedy = "is not there", f"modprobe {module.split()[0]}"
+        elif not probe.openable(path):
+            text, remedy = "not for this user", "Run as root."
+        else:
+            yield Finding("Real Xen", Level.OK, path, "can be opened")
+            continue
+        level = Level.MISSING if blocks else Level.WARNING
+        yield Finding("Real Xen", level, path, text, remedy, blocks)
+
+
+def xen_libraries(probe: Probe) -> Iterator[Finding]:
+    """libxen*, loaded at run time."""
+    for library, (names, package) in LIBRARIES.items():
+        found = next((name for name in names if probe.loadable(name)), None)
+        if found is not None:
+            yield Finding("Real Xen", Level.OK, library, found)
+            continue
+        text = f"not found ({', '.join(names)})"
+        remedy = f"apt install {package}"
+        yield Finding("Real Xen", Level.MISSING, library, text, remedy, (XEN,))
+
+
+def xenstore(probe: Probe, config: Config) -> Iterator[Finding]:
+    """A way to xenstored: its socket, or the kernel's device."""
+    wanted = config.xenstore
+    error = ""
+    if wanted.transport in ("auto", "socket"):
+        error = probe.connectable(wanted.socket)
+        if not error:
+            yield Finding("Real Xen", Level.OK, "xenstore", f"socket {wanted.socket}")
+            return
+        error = f"socket {wanted.socket}: {error}"
+    if wanted.transport in ("auto", "device"):
+        if probe.openable(wanted.device):
+            yield Finding("Real Xen", Level.OK, "xenstore", f"device {wanted.device}")
+            return
+        error = f"{error}{'; ' if error else ''}device {wanted.device}: cannot be opened"
+    remedy = "systemctl start xenstored (dom0), or modprobe xen-evtchn and run as root."
+    yield Finding("Real Xen", Level.MISSING, "xenstore", error, remedy, (XEN,))
+
+
+def conflicts(probe: Probe, config: Config) -> Iterator[Finding]:
+    """Others who would serve the same devices: two servers on one disk destroy its data."""
+    enabled = {name for name, one in config.types.items() if one.enabled}
+    if probe.exists("/sys/module/xen_blkback"):
+        text = "the kernel serves vbd itself"
+        if "vbd" in enabled:
+            remedy = "rmmod xen-blkback and blacklist it, or disable the type vbd (use vbd3)."
+            yield Finding("Real Xen", Level.MISSING, "xen-blkback", text, remedy, (XEN,))
+        else:
+            yield Finding("Real Xen", Level.OK, "xen-blkback", f"{text}; vbd is not enabled here")
+    else:
+        yield Finding("Real Xen", Level.OK, "xen-blkback", "not loaded")
+    servers = [one.pid for one in probe.processes() if _is_xen_qemu(one.command)]
+    if not servers:
+        yield Finding("Real Xen", Level.OK, "QEMU", "none serves PV devices")
+        return
+    text = f"serves PV devices: process {', '.join(map(str, servers[:8]))}"
+    level = Level.WARNING if "qdisk" in enabled else Level.OK
+    remedy = "Disable the type qdisk: QEMU serves it in this domain." if "qdisk" in enabled else ""
+    yield Finding("Real Xen", level, "QEMU", text, remedy)
+
+
+def _is_xen_qemu(command: tuple[str, ...]) -> bool:
+    program = command[0].rpartition("/")[2]
+    return program.startswith("qemu-system") and bool({"-xen-domid", "-xen-attach"} & set(command))
+
+
+def embedded(probe: Probe) -> Iterator[Finding]:
+    """What the embedded hypervisor needs besides Python and its native module."""
+    if probe.feature("memfd"):
+        yield Finding("Embedded", Level.OK, "shared memory", "memfd")
+    else:
+        remedy = "Use a kernel with CONFIG_MEMFD_CREATE."
+        yield Finding("Embedded", Level.MISSING, "shared memory", "no memfd", remedy, (EMBEDDED,))
+
+
+def can_serve(findings: list[Finding], what: str) -> bool:
+    """Whether nothing found stands against serving on `XEN` or `EMBEDDED`."""
+    return not any(what in finding.blocks for finding in findings)
+
+
+def chosen(probe: Probe, hypervisor: str) -> str:
+    """What the configuration's `hypervisor` means on this host: `XEN` or `EMBEDDED`.
+
+    `auto` is real Xen where the event-channel device is: the rule of the supervisor.
+    """
+    if hypervisor == "auto":
+        return XEN if probe.exists("/dev/xen/evtchn") else EMBEDDED
+    return XEN if hypervisor == "xen" else EMBEDDED

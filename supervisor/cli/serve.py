@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""`xenbackd serve`: check the configuration, then become the supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from supervisor.cli import settings
+from supervisor.cli.parsers import add_command
+
+if TYPE_CHECKING:
+    from config.model import Config
+    from supervisor.cli.parsers import Subparsers
+
+EPILOG = """\
+The process stays in the foreground and logs to standard error. SIGTERM stops it in order,
+SIGHUP (or xenbackd reload) applies a changed configuration file.
+
+examples:
+  xenbackd serve -c /etc/xenbackd/xenbackd.yaml
+  xenbackd --run-dir /tmp/xb serve -c config/xenbackd.yaml --embedded     without Xen
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the sub-command."""
+    parser = add_command(
+        subparsers,
+        "serve",
+        run,
+        description="Serve the devices of the configuration, one worker process each.",
+        epilog=EPILOG,
+    )
+    parser.add_argument(
+        "--embedded",
+        action="store_true",
+        help="start the embedded hypervisor as well and serve its guests; stop it at the end",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the supervisor until it is told to stop."""
+    if args.loaded is None:
+        settings.resolve(args, settings.SYSTEM_CONFIG)
+    from supervisor.daemon import serve
+
+    return int(serve(effective(args.loaded, args), args.config.absolute(), args.embedded))
+
+
+def effective(config: Config, args: argparse.Namespace) -> Config:
+    """The configuration with what command line and environment say instead."""
+    # None stays None where it means the same, so that a reload sees no difference.
+    default = args.embedded_dir == args.run_dir / "embedded"
+    return msgspec.structs.replace(
+        config,
+        runtime_dir=os.fspath(args.run_dir),
+        embedded_dir=None if default else os.fspath(args.embedded_dir),
+        hypervisor="embedded" if args.embedded else config.hypervisor,
+    )

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""`xenbackd show`: everything about one device.
+
+The nodes of the frontend are the guest's own words; they are printed escaped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from shared import control
+from supervisor.cli import output
+from supervisor.cli.output import BAD, WARN, Block, Cell, Column
+from supervisor.cli.parsers import add_command, add_device, add_json
+from supervisor.cli.text import duration, size
+
+if TYPE_CHECKING:
+    from supervisor.cli.parsers import Subparsers
+
+EPILOG = """\
+examples:
+  xenbackd show vbd/3/51712
+  xenbackd show vbd/3/51712 --json | jq .device.counters
+"""
+
+_PAIR: Final = (Column(""), Column("", wrap=True))
+
+_GROUPS: Final = {
+    "rd": "reads",
+    "wr": "writes",
+    "f": "flushes",
+    "ds": "discards",
+    "bad": "refused requests",
+    "read": "refused requests",
+    "poll": "polling",
+    "grant": "grants",
+    "persistent": "grants",
+    "io": "I/O",
+    "short": "I/O",
+    "last": "I/O",
+}
+"""Group of a counter by the first word of its name; others stand under "other"."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the sub-command."""
+    parser = add_command(
+        subparsers,
+        "show",
+        run,
+        description="Print everything about one device: states, nodes, counters, last events.",
+        epilog=EPILOG,
+    )
+    add_device(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one device."""
+    from supervisor.cli.client import Client
+
+    with Client(args.run_dir) as client:
+        reply = client.ask(control.Show(args.device), control.ShowReply)
+    if args.json:
+        output.print_json(reply)
+    else:
+        output.show(blocks(reply))
+    return 0
+
+
+def blocks(reply: control.ShowReply) -> list[Block]:
+    """The device as blocks of text."""
+    result: list[Block] = [output.make_table("", _PAIR, _facts(reply))]
+    for title, nodes in (
+        ("backend nodes", reply.backend_nodes),
+        ("frontend nodes (written by the guest)", reply.frontend_nodes),
+    ):
+        rows = [[f"  {name}", value or "(empty)"] for name, value in sorted(nodes.items())]
+        result += [Cell(""), output.make_table(title, _PAIR, rows or [["  none", ""]])]
+    result += _counters(reply.device.counters)
+    if reply.events:
+        rows = [[f"  {one.time}", f"{one.kind}  {one.text}"] for one in reply.events]
+        result += [Cell(""), output.make_table("last events", _PAIR, rows)]
+    return result
+
+
+def _facts(reply: control.ShowReply) -> list[list[str | Cell]]:
+    device = reply.device
+    rows: list[list[str | Cell]] = [
+        ["device", Cell(device.device, "bold")],
+        ["backend", f"{device.backend} for {duration(device.since)}  {reply.backend_path}"],
+        ["frontend", f"{device.frontend}  {reply.frontend_path}"],
+        ["online", "yes" if device.online else "no (is being unplugged)"],
+        ["worker", _worker(device)],
+        ["restarts", f"{device.restarts}, recent failures {device.failures}"],
+    ]
+    if device.hold:
+        rows.append(["held back", Cell(_HOLDS.get(device.hold, device.hold), BAD)])
+    if device.error:
+        rows.append(["last error", Cell(device.error, BAD if device.hold else WARN)])
+    return rows
+
+
+_HOLDS: Final = {
+    "backoff": "backoff: waits before the next start of a worker",
+    "quarantined": "quarantined: failed too often; `xenbackd restart DEVICE` tries again",
+    "config": "config: the operator must change something; then, or after `xenbackd restart"
+    " DEVICE`, it is tried again",
+    "guest": "guest: the frontend broke the protocol; it must close and start anew",
+    "disabled": "disabled: the type is switched off in the configuration",
+}
+
+
+def _worker(device: control.DeviceStatus) -> str:
+    process = "" if device.pid is None else f"process {device.pid}, "
+    return f"{process}{device.phase}, generation {device.generation}"
+
+
+def _counters(counters: dict[str, int]) -> list[Block]:
+    def group(name: str) -> str:
+        return _GROUPS.get(name.partition("_")[0], "other")
+
+    if not counters:
+        return []
+    rows = [
+        [f"  {title}", ", ".join(_counter(name, counters[name]) for name in names)]
+        for title, names in groupby(sorted(counters, key=lambda one: (group(one), one)), group)
+    ]
+    return [Cell(""), output.make_table("counters since the worker started", _PAIR, rows)]
+
+
+def _counter(name: str, value: int) -> str:
+    if name.endswith("_sect"):
+        return f"{name} {value} ({size(value * 512)})"
+    return f"{name} {value}"

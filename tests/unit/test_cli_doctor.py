@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: MIT
+"""`doctor` on made-up hosts: what it finds, the remedy, and whether devices can be served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from config.loader import loads
+from config.model import Config
+from supervisor.cli import doctor, doctor_checks
+from supervisor.cli.doctor_checks import EMBEDDED, XEN, Finding, Level
+from supervisor.cli.doctor_probe import FEATURES, Directory, HostProbe, Probe, Process
+
+RUN = "/run/xenbackd"
+VBD = loads("types: {vbd: {handler: block}, qdisk: {handler: block}}", "x.yaml")
+VBD3 = loads("types: {vbd3: {handler: block}}", "x.yaml")
+
+
+@dataclass
+class FakeHost:
+    """A host that is made of tables; as it stands a Linux without Xen that has all else."""
+
+    paths: set[str] = field(
+        default_factory=lambda: {
+            "/proc/sys/kernel/seccomp/actions_avail",
+            "/sys/fs/cgroup/cgroup.controllers",
+        }
+    )
+    locked: set[str] = field(default_factory=set)
+    files: dict[str, str] = field(
+        default_factory=lambda: {"/proc/sys/user/max_user_namespaces": "1000"}
+    )
+    sockets: set[str] = field(default_factory=set)
+    directories: dict[str, Directory] = field(
+        default_factory=lambda: {RUN: Directory(0, 0o711), "/run": Directory(0, 0o755)}
+    )
+    libraries: set[str] = field(default_factory=set)
+    broken: dict[str, str] = field(default_factory=dict)
+    features: set[str] = field(default_factory=lambda: set(FEATURES))
+    version: tuple[int, int] = (3, 11)
+    limit: int = 65536
+    user: int = 0
+    running: list[Process] = field(default_factory=list)
+
+    def exists(self, path: str) -> bool:
+        return path in self.paths
+
+    def openable(self, path: str) -> bool:
+        return path not in self.locked and (path in self.paths or path in self.directories)
+
+    def connectable(self, path: str) -> str:
+        return "" if path in self.sockets else "No such file or directory"
+
+    def read(self, path: str) -> str | None:
+        return self.files.get(path)
+
+    def directory(self, path: str) -> Directory | None:
+        return self.directories.get(path)
+
+    def loadable(self, library: str) -> bool:
+        return library in self.libraries
+
+    def import_errors(self, modules: Sequence[str]) -> dict[str, str]:
+        return {module: self.broken.get(module, "") for module in modules}
+
+    def feature(self, name: str) -> bool:
+        return name in self.features
+
+    def kernel(self) -> str:
+        return "6.1.0"
+
+    def python(self) -> tuple[int, int]:
+        return self.version
+
+    def descriptors(self) -> tuple[int, int]:
+        return 1024, self.limit
+
+    def uid(self) -> int:
+        return self.user
+
+    def processes(self) -> list[Process]:
+        return self.running
+
+
+def dom0() -> FakeHost:
+    """A host where everything for real Xen is there."""
+    host = FakeHost()
+    host.paths |= {f"/dev/xen/{name}" for name in ("evtchn", "gntdev", "xenbus", "privcmd")}
+    host.files |= {
+        "/sys/hypervisor/type": "xen",
+        "/sys/hypervisor/version/major": "4",
+        "/sys/hypervisor/version/minor": "17",
+        "/sys/hypervisor/version/extra": ".5",
+        "/proc/xen/capabilities": "control_d",
+    }
+    host.sockets.add("/var/run/xenstored/socket")
+    host.libraries |= {"libxenevtchn.so.1", "libxengnttab.so.1"}
+    return host
+
+
+def examine(host: Probe, config: Config = VBD3, devices: int = 100) -> dict[str, Finding]:
+    """All findings by subject."""
+    return {one.subject: one for one in doctor_checks.all_checks(host, config, RUN, devices)}
+
+
+def verdict(host: Probe, what: str, config: Config = VBD3) -> bool:
+    """Whether devices can be served."""
+    return doctor_checks.can_serve(list(examine(host, config).values()), what)
+
+
+def test_doctor_dom0_with_everything_has_no_complaint() -> None:
+    """All is ok, nothing needs a remedy, and the versions are told."""
+    found = examine(dom0())
+
+    assert {Level.OK} == {one.level for one in found.values()}
+    assert {""} == {one.remedy for one in found.values()}
+    assert found["Xen"].text == "4.17.5"
+    assert found["own domain"].text == "0 (dom0)"
+    assert verdict(dom0(), XEN)
+
+
+def test_doctor_host_without_xen_serves_the_embedded_hypervisor() -> None:
+    """A laptop lacks Xen, and only that."""
+    host = FakeHost()
+
+    assert (verdict(host, XEN), verdict(host, EMBEDDED)) == (False, True)
+    assert examine(host)["Xen"].text == "Linux does not run on Xen"
+
+
+Change = Callable[[FakeHost], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "remedy"),
+    [
+        (lambda h: h.paths.discard("/dev/xen/evtchn"), "/dev/xen/evtchn", "modprobe xen-evtchn"),
+        (lambda h: h.locked.add("/dev/xen/gntdev"), "/dev/xen/gntdev", "Run as root."),
+        (lambda h: h.libraries.clear(), "libxengnttab", "apt install libxengnttab1"),
+        (lambda h: h.paths.add("/sys/module/xen_blkback"), "xen-blkback", "rmmod xen-blkback"),
+        (
+            lambda h: (h.sockets.clear(), h.paths.discard("/dev/xen/xenbus")),
+            "xenstore",
+            "systemctl start xenstored",
+        ),
+    ],
+)
+def test_doctor_missing_part_of_xen_blocks_xen_alone(
+    change: Change, subject: str, remedy: str
+) -> None:
+    """Each thing that is missing stands with its remedy and forbids real Xen, not the other."""
+    host = dom0()
+    change(host)
+    finding = examine(host, VBD)[subject]
+
+    assert finding.level is Level.MISSING
+    assert finding.remedy.startswith(remedy)
+    assert (verdict(host, XEN, VBD), verdict(host, EMBEDDED, VBD)) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "subject"),
+    [
+        (lambda h: setattr(h, "version", (3, 9)), "Python"),
+        (lambda h: h.broken.update(zmq="No module named 'zmq'"), "package zmq"),
+        (
+            lambda h: h.broken.update({"worker.native._block": "undefined symbol"}),
+            "native worker.native._block",
+        ),
+        (lambda h: h.features.discard("pidfd"), "pidfd"),
+        (lambda h: h.directories.update({RUN: Directory(0, 0o777)}), "runtime directory"),
+        (lambda h: h.directories.update({RUN: Directory(1000, 0o700)}), "runtime directory"),
+        (lambda h: h.locked.add(RUN), "runtime directory"),
+        (lambda h: (h.directories.pop(RUN), h.locked.add("/run")), "runtime directory"),
+    ],
+)
+def test_doctor_missing_part_of_ours_blocks_both(change: Change, subject: str) -> None:
+    """What we need everywhere forbids serving everywhere."""
+    host = dom0()
+    change(host)
+    finding = examine(host)[subject]
+
+    assert finding.level is Level.MISSING
+    assert finding.remedy != ""
+    assert (verdict(host, XEN), verdict(host, EMBEDDED)) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "subject"),
+    [
+        (lambda h: h.features.discard("landlock"), "landlock"),
+        (lambda h: h.features.discard("io_uring"), "io_uring"),
+        (lambda h: h.features.discard("RWF_NOWAIT"), "RWF_NOWAIT"),
+        (lambda h: h.paths.discard("/proc/sys/kernel/seccomp/actions_avail"), "seccomp"),
+        (lambda h: h.files.update({"/proc/sys/user/max_user_namespaces": "0"}), "user namespaces"),
+        (lambda h: h.files.pop("/proc/sys/user/max_user_namespaces"), "user namespaces"),
+        (lambda h: h.paths.discard("/sys/fs/cgroup/cgroup.controllers"), "control groups"),
+        (lambda h: setattr(h, "limit", 100), "open descriptors"),
+        (lambda h: h.files.pop("/proc/xen/capabilities"), "xenfs"),
+        (lambda h: h.paths.discard("/dev/xen/privcmd"), "/dev/xen/privcmd"),
+        (
+            lambda h: h.running.append(Process(42, ("/usr/bin/qemu-system-i386", "-xen-domid"))),
+            "QEMU",
+        ),
+    ],
+)
+def test_doctor_less_than_the_best_is_a_warning(change: Change, subject: str) -> None:
+    """What can be done without is named with its remedy and forbids nothing."""
+    host = dom0()
+    change(host)
+    finding = examine(host, VBD)[subject]
+
+    assert finding.level is Level.WARNING
+    assert finding.remedy != ""
+    assert verdict(host, XEN, VBD)
+
+
+def test_doctor_conflicts_do_not_matter_for_types_that_are_off() -> None:
+    """blkback and QEMU may serve what we do not."""
+    host = dom0()
+    host.paths.add("/sys/module/xen_blkback")
+    host.running.append(Process(42, ("qemu-system-i386", "-xen-attach")))
+    found = examine(host, VBD3)
+
+    assert found["xen-blkback"].level is found["QEMU"].level is Level.OK
+    assert verdict(host, XEN, VBD3)
+
+
+def test_doctor_ordinary_qemu_is_no_conflict() -> None:
+    """A virtual machine of KVM serves no PV backends."""
+    host = dom0()
+    host.running.append(Process(42, ("qemu-system-x86_64", "-enable-kvm")))
+
+    assert examine(host, VBD)["QEMU"].level is Level.OK
+
+
+def test_doctor_driver_domain_uses_the_device() -> None:
+    """Without a xenstored of its own the kernel's device will do."""
+    host = dom0()
+    host.sockets.clear()
+    host.files["/proc/xen/capabilities"] = ""
+    found = examine(host)
+
+    assert found["xenstore"].text == "device /dev/xen/xenbus"
+    assert "driver domain" in found["own domain"].text
+
+
+def test_doctor_unlimited_descriptors_are_enough() -> None:
+    """RLIM_INFINITY is -1."""
+    host = dom0()
+    host.limit = -1
+
+    assert examine(host, devices=10**6)["open descriptors"].level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("expected", "host", "hypervisor"),
+    [
+        (0, dom0(), "auto"),
+        (0, FakeHost(), "auto"),
+        (1, FakeHost(), "xen"),
+        (0, dom0(), "embedded"),
+    ],
+)
+def test_doctor_exit_code_answers_for_the_hypervisor_in_question(
+    expected: int, host: FakeHost, hypervisor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 if devices can be served there, 1 if not; auto is Xen where there is Xen."""
+    code = doctor.report(host, VBD3, run_dir=RUN, hypervisor=hypervisor, devices=1, as_json=False)
+
+    assert expected == code
+    assert f"(asked for: {hypervisor})" in capsys.readouterr().out
+
+
+def test_doctor_plain_report_has_the_remedy_below_its_finding(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line for what is missing, the next for what to do."""
+    doctor.report(FakeHost(), VBD3, run_dir=RUN, hypervisor="xen", devices=1, as_json=False)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    place = next(i for i, line in enumerate(lines) if "libxenevtchn " in line)
+
+    assert lines[place].startswith("missing  libxenevtchn")
+    assert lines[place + 1] == "-> apt install libxenevtchn1"
+
+
+def test_doctor_json_has_verdict_and_findings(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same for machines."""
+    doctor.report(FakeHost(), VBD3, run_dir=RUN, hypervisor="auto", devices=1, as_json=True)
+    data = json.loads(capsys.readouterr().out)
+
+    assert (
+        data["hypervisor"],
+        data["can_serve"],
+        data["can_serve_xen"],
+    ) == ("embedded", True, False)
+    assert {"level", "subject", "text", "remedy", "blocks", "section"} == set(data["findings"][0])
+
+
+def test_host_probe_answers_every_question_on_this_host() -> None:
+    """The real probe never raises, whatever host this is."""
+    probe = HostProbe()
+    for name in FEATURES:
+        probe.feature(name)
+
+    assert probe.exists("/proc/self")
+    assert probe.read("/proc/no/such") is None
+    assert probe.directory("/proc/self/stat") is None
+    assert probe.directory("/") is not None
+    assert probe.connectable("/no/such") == "No such file or directory"
+    assert not probe.loadable("libnosuch-of-xenbackd.so.1")
+    assert probe.processes()
+    assert probe.kernel()
+    with pytest.raises(ValueError, match="unknown feature"):
+        probe.feature("nonsense")

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""`status`, `show` and `events`: what they make of the supervisor's replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.control import DeviceStatus, Event, ShowReply, StatusReply
+from supervisor.cli import events, output, show, status
+
+
+def device(name: str = "vbd/3/51712", **changes: Any) -> DeviceStatus:
+    """A disk that is being served."""
+    healthy = DeviceStatus(
+        device=name,
+        backend="Connected",
+        frontend="Connected",
+        online=True,
+        phase="serving",
+        hold="",
+        pid=4711,
+        generation=1,
+        restarts=0,
+        failures=0,
+        error="",
+        since=187.0,
+        counters={"rd_req": 12345, "wr_req": 10, "rd_sect": 98760, "wr_sect": 80, "bad_range": 1},
+    )
+    return msgspec.structs.replace(healthy, **changes)
+
+
+def reply(*devices: DeviceStatus, xenstore: str = "connected") -> StatusReply:
+    """The status of a supervisor."""
+    return StatusReply(
+        version="0.1.0",
+        pid=100,
+        uptime=7500.0,
+        xenstore=xenstore,
+        hypervisor="embedded",
+        types={"vbd": "block"},
+        devices=list(devices),
+    )
+
+
+def text(blocks: list[output.Block]) -> str:
+    """Blocks as they are piped."""
+    return "".join(output.plain(block) for block in blocks)
+
+
+def test_status_healthy_device_is_one_line() -> None:
+    """Supervisor, counts, and a line with everything of the device."""
+    expected = """\
+xenbackd 0.1.0, process 100, up 2 h 05 min; hypervisor embedded; xenstore connected
+types vbd (block); 1 device: 1 Connected
+
+DEVICE       STATE      FRONTEND   WORKER        RESTARTS       SINCE       I/O  ERROR
+vbd/3/51712  Connected  Connected  4711 serving         0  3 min 07 s  12.3k/10
+"""
+
+    assert expected == text(status.blocks(reply(device())))
+
+
+def test_status_without_devices_has_no_table() -> None:
+    """Nothing to serve is said in one line."""
+    assert text(status.blocks(reply())).endswith("types vbd (block); 0 devices\n")
+
+
+def test_status_problems_come_first_then_numbers_in_order() -> None:
+    """Quarantine before back-off before the healthy; those by number, not by text."""
+    shown = text(
+        status.blocks(
+            reply(
+                device("vbd/10/1"),
+                device("vbd/9/1"),
+                device("vbd/8/1", hold="backoff", pid=None, phase="absent", failures=2),
+                device("vbd/7/1", hold="quarantined", pid=None, error="disk: gone"),
+            )
+        )
+    )
+    names = [line.split()[0] for line in shown.splitlines()[4:]]
+
+    assert names == ["vbd/7/1", "vbd/8/1", "vbd/9/1", "vbd/10/1"]
+    assert "Connected quarantined" in shown
+    assert "disk: gone" in shown
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        (0, {}),
+        (0, {"hold": "disabled"}),
+        (1, {"hold": "backoff"}),
+        (1, {"error": "x"}),
+        (2, {"hold": "config"}),
+        (2, {"hold": "guest"}),
+    ],
+)
+def test_status_severity_follows_who_must_act(expected: int, changes: dict[str, str]) -> None:
+    """Two: somebody must act; one: it mends itself; nought: fine."""
+    assert expected == status.severity(device(**changes))
+
+
+def test_status_error_of_a_guest_is_escaped() -> None:
+    """Text that came from a guest cannot act on the terminal or add lines."""
+    shown = text(status.blocks(reply(device(error="a\x1b[2J\nvbd/0/0 fine"))))
+
+    assert r"a\x1b[2J\x0avbd/0/0 fine" in shown
+
+
+def test_watch_second_look_shows_rates() -> None:
+    """Differences of the counters by the time between."""
+    watch = status.Watch()
+    before = device(counters={"rd_req": 100, "wr_req": 0, "rd_sect": 800, "wr_sect": 0})
+    after = device(counters={"rd_req": 2100, "wr_req": 50, "rd_sect": 16800, "wr_sect": 400})
+    first = text(watch.look(reply(before), 10.0))
+    second = text(watch.look(reply(after), 12.0))
+
+    assert "/s" not in first
+    assert "1.0k/25 4.0 MiB/s" in second
+
+
+def test_watch_new_worker_counts_from_nought() -> None:
+    """Counters that went back belong to a new worker; no rate is negative."""
+    counters = {"rd_req": 10, "wr_req": 0, "rd_sect": 0, "wr_sect": 0}
+
+    assert status.rate_text({"rd_req": 500, "wr_req": 0}, counters, 1.0) == "10/0 0 B/s"
+
+
+def test_watch_type_without_disk_counters_shows_no_rate() -> None:
+    """Other device types have other counters."""
+    assert status.rate_text({}, {"bytes": 3}, 1.0) == ""
+    assert status.totals({"bytes": 3}) == ""
+
+
+def shown_device(**changes: Any) -> str:
+    """`show` of a device."""
+    return text(
+        show.blocks(
+            ShowReply(
+                device=device(**changes),
+                backend_path="/local/domain/0/backend/vbd/3/51712",
+                frontend_path="/local/domain/3/device/vbd/51712",
+                backend_nodes={"state": "4", "hotplug-status": ""},
+                frontend_nodes={"ring-ref": "8\x1b[31m\nstate  6"},
+                events=[Event(seq=1, time="2024-01-01", kind="state", device="d", text="up")],
+            )
+        )
+    )
+
+
+def test_show_guest_nodes_are_escaped() -> None:
+    """The guest's bytes stand escaped in their one line."""
+    assert "  ring-ref  8\\x1b[31m\\x0astate  6\n" in shown_device()
+
+
+def test_show_has_facts_nodes_counters_and_events() -> None:
+    """Everything that is known of the device."""
+    shown = shown_device()
+
+    for expected in (
+        "backend   Connected for 3 min 07 s  /local/domain/0/backend/vbd/3/51712\n",
+        "worker    process 4711, serving, generation 1\n",
+        "  hotplug-status  (empty)\n",
+        "rd_req 12345, rd_sect 98760 (48.2 MiB)\n",
+        "  refused requests  bad_range 1\n",
+        "  2024-01-01  state  up\n",
+    ):
+        assert expected in shown
+
+
+def test_show_held_device_says_what_to_do() -> None:
+    """A quarantined device names the command that tries it again."""
+    shown = shown_device(hold="quarantined", error="worker: killed", online=False)
+
+    assert "xenbackd restart DEVICE" in shown
+    assert "last error  worker: killed" in shown
+    assert "no (is being unplugged)" in shown
+
+
+class FakeClient:
+    """Answers `Events` from a list and remembers how many were asked for."""
+
+    def __init__(self, known: list[Event]) -> None:
+        self.known = known
+        self.asked: list[int] = []
+
+    def ask(self, request: Any, expected: Any) -> Any:
+        self.asked.append(request.count)
+        return expected(events=self.known[-request.count :])
+
+
+def event(seq: int) -> Event:
+    """An event."""
+    return Event(seq=seq, time="t", kind="state", device="", text=str(seq))
+
+
+@pytest.mark.parametrize(
+    ("expected", "seen", "seq"),
+    [([5], None, 5), ([5], 4, 5), ([], 5, 5), ([], 9, 5), ([3, 4, 5], 2, 5)],
+)
+def test_events_follow_fills_gaps_and_drops_doubles(
+    expected: list[int], seen: int | None, seq: int
+) -> None:
+    """What the stream lost is asked for; what was printed is not printed again."""
+    client: Any = FakeClient([event(number) for number in range(1, 6)])
+
+    assert expected == [one.seq for one in events.unseen(client, event(seq), seen)]
+
+
+def test_events_line_stands_in_columns() -> None:
+    """Time, kind, device, text; a dash for the supervisor itself."""
+    assert events.line(event(1)) == "t  state         -                 1"
