@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Guests of the embedded hypervisor with real frontends."""

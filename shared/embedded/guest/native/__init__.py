@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The frontend ring and load generator in C."""
