@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.device_id import DeviceId
+from shared.ratelimit import RateLimit
 
 BURST: Final = 10
 """Guest-triggered lines of one place in the code that pass in a row."""
@@ -29,8 +30,8 @@ _LEVELS: Final = logging.getLevelNamesMapping()
 _root = logging.getLogger("xenbackd")
 
 
-class RateLimited(logging.Filter):
-    """Token bucket per place in the code, for records marked `guest`; others always pass.
+class GuestLimit(logging.Filter):
+    """One `RateLimit` per place in the code, for records marked `guest`; others always pass.
 
     The first line that passes again says "suppressed N".
     """
@@ -43,27 +44,21 @@ class RateLimited(logging.Filter):
     ) -> None:
         super().__init__()
         self._burst, self._period, self._clock = burst, period, clock
-        self._buckets: dict[tuple[str, int], list[float]] = {}
-        """Place to [tokens, time of the last look, lines suppressed]."""
+        self._limits: dict[tuple[str, int], RateLimit] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is to be written."""
         if not getattr(record, "guest", False):
             return True
-        now = self._clock()
-        bucket = self._buckets.setdefault(
-            (record.pathname, record.lineno), [float(self._burst), now, 0]
-        )
-        bucket[0] = min(self._burst, bucket[0] + (now - bucket[1]) / self._period)
-        bucket[1] = now
-        if bucket[0] < 1:
-            bucket[2] += 1
+        place = (record.pathname, record.lineno)
+        if place not in self._limits:
+            self._limits[place] = RateLimit(self._burst, self._period)
+        limit = self._limits[place]
+        if not limit.allow(self._clock()):
             return False
-        bucket[0] -= 1
-        if bucket[2]:
-            record.msg = f"{record.getMessage()} (suppressed {int(bucket[2])})"
+        if suppressed := limit.take_suppressed():
+            record.msg = f"{record.getMessage()} (suppressed {suppressed})"
             record.args = None
-            bucket[2] = 0
         return True
 
 
@@ -72,7 +67,6 @@ class DeviceLogger(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, device: DeviceId, level: str = "info") -> None:
         super().__init__(_root.getChild("device"), {"device": str(device)})
-        self._limit = RateLimited()
         self._level = logging.INFO
         self.set_level(level)
 
@@ -105,8 +99,7 @@ class TextFormatter(logging.Formatter):
         """One line."""
         device = getattr(record, "device", "")
         record.message = record.getMessage()
-        # The supervisor's adapter puts the name into the message itself.
-        prefix = f"{device}: " if device and not record.message.startswith(f"{device}: ") else ""
+        prefix = f"{device}: " if device else ""
         line = f"{self.formatTime(record)} {record.levelname} {prefix}{record.message}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -125,7 +118,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
-            "message": record.getMessage().removeprefix(f"{device}: "),
+            "message": record.getMessage(),
         }
         if device:
             fields["device"] = device
@@ -141,7 +134,7 @@ def setup(level: str = "info", format: str = "text") -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
-    handler.addFilter(RateLimited())
+    handler.addFilter(GuestLimit())
     _root.handlers[:] = [handler]
     _root.propagate = False
     devices = _root.getChild("device")
@@ -149,8 +142,3 @@ def setup(level: str = "info", format: str = "text") -> None:
         # Setting a level writes to every logger there is, in pages that workers share.
         if logger.level != wanted:
             logger.setLevel(wanted)
-
-
-def device_logger(device: DeviceId, level: str = "info") -> DeviceLogger:
-    """The logger of a device, with a level of its own."""
-    return DeviceLogger(device, level)

@@ -35,7 +35,7 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.limits import BUS_QUEUE_MAX, WORKER_MESSAGE_MAX
 from shared.messages import Failed, FromWorker, Hello, Message, decode_from_worker, encode
-from supervisor.ratelimit import RateLimit
+from shared.ratelimit import RateLimit
 
 _log = logging.getLogger("xenbackd.bus")
 

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Final, get_args
 
 from config.model import Level
 from shared import control as c
 from shared.errors import ConfigError
+from shared.version import version
 from supervisor.device import Device
 from supervisor.registry import Registry
 from supervisor.services import Services
@@ -49,7 +49,7 @@ class Operations:
         services = self._services
         types = services.config.types
         return c.StatusReply(
-            version=_version(),
+            version=version(),
             pid=services.supervisor_pid,
             uptime=services.clock() - self._since,
             xenstore=self._xenstore_state(),
@@ -106,13 +106,6 @@ class Operations:
         if device is None:
             raise ConfigError(f"device: {name}: there is none of that name")
         return device
-
-
-def _version() -> str:
-    try:
-        return metadata.version("xenbackd")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
 
 
 def _descriptors() -> int:

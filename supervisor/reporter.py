@@ -13,7 +13,7 @@ from typing import Final
 from shared.device_id import DeviceId
 from shared.errors import Blame
 from shared.logs import DeviceLogger
-from supervisor.ratelimit import RateLimit
+from shared.ratelimit import RateLimit
 from supervisor.services import Services
 
 GUEST_BURST: Final = 10

@@ -35,7 +35,7 @@ def run(spec: bytes) -> None:
     decoded = WorkerSpec.decode(spec)
     setproctitle(f"xenbackd: {decoded.device}")
     logs.setup(decoded.log_level, decoded.log_format)
-    log = logs.device_logger(decoded.device, decoded.log_level)
+    log = DeviceLogger(decoded.device, decoded.log_level)
     try:
         _work(decoded, log)
     except BlamedError as error:

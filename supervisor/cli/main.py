@@ -131,7 +131,7 @@ class _Version(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        from supervisor.cli.version import version
+        from shared.version import version
 
         sys.stdout.write(f"xenbackd {version()}\n")
         parser.exit()

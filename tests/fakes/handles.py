@@ -10,7 +10,7 @@ from typing import Any
 from shared.device_id import DeviceId
 from shared.errors import GuestFault
 from shared.hypervisor.interface import PAGE_SIZE, EventChannels, GrantTable, Port
-from shared.logs import device_logger
+from shared.logs import DeviceLogger
 from tests.fakes.hv import PORT, FakeHypervisor
 from worker.device import DeviceContext
 from worker.native._block import ffi
@@ -116,4 +116,4 @@ class FakeHandles:
 def make_context(handles: FakeHandles, options: Any) -> DeviceContext:
     """What a device `vbd/3/51712` is given."""
     device = DeviceId("vbd", 3, 51712)
-    return DeviceContext(device, options, handles, device_logger(device), lambda _n, _r: None)
+    return DeviceContext(device, options, handles, DeviceLogger(device), lambda _n, _r: None)

@@ -13,12 +13,12 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, ConfigError
 from shared.handlers import HandlerInfo, resolve
 from shared.lifecycle_types import Hold
+from shared.ratelimit import RateLimit
 from supervisor.changes import Changed, Changes
 from supervisor.events import CAPACITY, EventLog
 from supervisor.exits import classify, describe
 from supervisor.paths import BackendPath, check_frontend, node_below, parse_backend
 from supervisor.policy import Decision, ExitKind, RestartPolicy
-from supervisor.ratelimit import RateLimit
 from supervisor.registry import Registry
 from supervisor.reload import difference, effective
 

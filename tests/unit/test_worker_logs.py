@@ -27,7 +27,7 @@ def _restore() -> Iterator[None]:
 def test_s25_log_line_begins_with_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     """Text lines: time, level, device, message, on stderr."""
     logs.setup()
-    logs.device_logger(DEVICE).warning("ring: %d slots", 32)
+    logs.DeviceLogger(DEVICE).warning("ring: %d slots", 32)
 
     assert capsys.readouterr().err.rstrip().endswith(" WARNING vbd/3/51712: ring: 32 slots")
 
@@ -35,7 +35,7 @@ def test_s25_log_line_begins_with_the_device(capsys: pytest.CaptureFixture[str])
 def test_s25_log_line_as_json_has_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON lines carry the device apart from the message."""
     logs.setup("info", "json")
-    logs.device_logger(DEVICE).info("serving")
+    logs.DeviceLogger(DEVICE).info("serving")
     logging.getLogger("xenbackd").info("of nobody's")
 
     first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
@@ -50,8 +50,8 @@ def test_s25_log_line_as_json_has_its_parts(capsys: pytest.CaptureFixture[str]) 
 def test_s25_log_level_is_one_per_device(capsys: pytest.CaptureFixture[str]) -> None:
     """One device at debug does not make another one talk; the level changes at run time."""
     logs.setup()
-    quiet = logs.device_logger(DEVICE, "error")
-    loud = logs.device_logger(DeviceId("vbd", 4, 51712), "debug")
+    quiet = logs.DeviceLogger(DEVICE, "error")
+    loud = logs.DeviceLogger(DeviceId("vbd", 4, 51712), "debug")
     quiet.warning("a")
     loud.debug("b")
     quiet.set_level("warning")
@@ -66,8 +66,8 @@ def test_s25_log_lines_of_a_guest_are_bounded(capsys: pytest.CaptureFixture[str]
     now = [0.0]
     logs.setup()
     handler = logging.getLogger("xenbackd").handlers[0]
-    handler.filters[:] = [logs.RateLimited(burst=3, period=10, clock=lambda: now[0])]
-    log = logs.device_logger(DEVICE)
+    handler.filters[:] = [logs.GuestLimit(burst=3, period=10, clock=lambda: now[0])]
+    log = logs.DeviceLogger(DEVICE)
     for number in (*range(100), 100):
         if number == 100:
             now[0] = 10.0
@@ -90,7 +90,7 @@ def test_log_exception_is_followed_by_its_traceback(capsys: pytest.CaptureFixtur
     try:
         raise ValueError("why")
     except ValueError:
-        logs.device_logger(DEVICE).exception("worker ends")
+        logs.DeviceLogger(DEVICE).exception("worker ends")
 
     error = capsys.readouterr().err
     assert "ERROR vbd/3/51712: worker ends\nTraceback" in error

@@ -15,7 +15,7 @@ def version() -> str:
     except metadata.PackageNotFoundError:
         pass
     try:
-        with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
             return str(tomllib.load(file)["project"]["version"])
     except (OSError, KeyError, tomllib.TOMLDecodeError):
         return "unknown"
