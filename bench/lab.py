@@ -138,6 +138,11 @@ class Lab:
             raise AssertionError(f"xenbackd {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    @property
+    def hypervisor_pid(self) -> int | None:
+        """Process of the hypervisor if it runs beside `serve`."""
+        return None if self._hypervisor is None else self._hypervisor.pid
+
     def status(self) -> control.StatusReply:
         """What `xenbackd status` shows."""
         with Client(self.directory, timeout=30) as client:

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: MIT
+"""A whole xenbackd, a guest that nothing may disturb, and books of everything that is held.
+
+For tests that hurt one device on purpose: `World.untouched()` around the deed asserts that the
+neighbour's I/O went on without an error in the same worker, and that afterwards every process has
+as many descriptors, every domain as many ports and mappings, and the supervisor as many watches as
+before. Guests live in the process of the test, so it can be as hostile as it likes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bench.lab import DEFAULT_CONFIG, Lab
+from shared.control import DeviceStatus, Events, EventsReply
+from shared.embedded.domain import Domain
+from shared.embedded.guest.blkfront import BlockFrontend
+from shared.embedded.guest.disk import DiskSpec
+from shared.embedded.hypercalls import Hypercalls, Stats
+from shared.embedded.toolstack import (
+    attach_disk,
+    backend_path,
+    create_domain,
+    wait_backend_state,
+)
+from shared.xenbus import XenbusState
+from shared.xenstore.blocking import BlockingXenstore
+from supervisor.cli.client import Client
+
+DEVID: Final = 51712
+SIZE: Final = 1 << 20
+SECTORS: Final = SIZE // 512
+DEADLINE: Final = 15.0
+
+CONFIG: Final = {
+    **DEFAULT_CONFIG,
+    # What a test waits for, often: counters come with the beat.
+    "timeouts": {"beat": 0.1, "beat_dead": 10},
+}
+
+
+class Guest(NamedTuple):
+    """One guest of the test's own with one disk; nothing is connected by itself."""
+
+    lab: Lab
+    dom0: BlockingXenstore
+    domain: Domain
+    xs: BlockingXenstore
+    """The guest's own connection."""
+    disk: BlockFrontend
+
+    @property
+    def device(self) -> str:
+        """Name of the disk's device."""
+        return f"vbd/{self.domain.domid}/{self.disk.devid}"
+
+    @property
+    def backend(self) -> str:
+        """Backend directory."""
+        return backend_path(self.domain.domid, self.disk.devid)
+
+    @property
+    def frontend(self) -> str:
+        """Frontend directory."""
+        return self.disk.path
+
+    def wait_backend(self, *states: XenbusState) -> None:
+        """Wait until the backend is in one of the states."""
+        assert wait_backend_state(self.dom0, self.backend, frozenset(states), DEADLINE), (
+            self.dom0.read_or_none(f"{self.backend}/state"),
+            self.lab.log()[-3000:],
+        )
+
+    def works(self) -> None:
+        """What is written can be read back."""
+        data = os.urandom(4096)
+        self.disk.write(8, data)
+        self.disk.flush()
+        assert self.disk.read(8, 8) == data
+
+
+class Held(NamedTuple):
+    """Everything that could leak."""
+
+    watches: int
+    workers: int
+    hypervisor: Stats
+    descriptors: Mapping[int, int]
+    """Of every process below the supervisor and the hypervisor."""
+
+    def no_more_than(self, before: Held) -> bool:
+        """Whether nothing has come to stay since.
+
+        Descriptors may be fewer: a connection of somebody's who has just gone was counted.
+        """
+        return (
+            self._replace(descriptors={}) == before._replace(descriptors={})
+            and self.descriptors.keys() == before.descriptors.keys()
+            and all(count <= before.descriptors[pid] for pid, count in self.descriptors.items())
+        )
+
+
+class World:
+    """The lab, its images and the neighbour."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.images = lab.directory / "images"
+        self.images.mkdir()
+        self._count = 0
+        self.neighbour: Neighbour
+
+    def image(self, size: int = SIZE) -> Path:
+        """A new image with content that tells one from another."""
+        self._count += 1
+        path = self.images / f"{self._count}.img"
+        path.write_bytes(os.urandom(size))
+        return path
+
+    @contextmanager
+    def guest(
+        self,
+        image: Path | None = None,
+        *,
+        readonly: bool = False,
+        domid: int | None = None,
+        **options: Any,
+    ) -> Iterator[Guest]:
+        """A guest whose disk is attached and not connected; it dies without a word afterwards."""
+        spec = DiskSpec(path=str(image or self.image()), vdev="xvda", readonly=readonly)
+        directory = self.lab.embedded_dir
+        with (
+            self.lab.xenstore() as dom0,
+            Domain.create(directory, "hostile", 1024, domid) as domain,
+        ):
+            create_domain(dom0, domain.domid, "hostile", memory_kib=4096)
+            attach_disk(dom0, domain.domid, spec)
+            with BlockingXenstore(directory / "xenstored" / "domain" / str(domain.domid)) as xs:
+                disk = BlockFrontend(domain, xs, DEVID, **options)
+                yield Guest(self.lab, dom0, domain, xs, disk)
+                disk.release()
+
+    # --- what is said
+
+    def wait_error(self, guest: Guest, *parts: str, errno: int) -> DeviceStatus:
+        """Wait until the error stands in all the places an operator looks at."""
+        path = f"/local/domain/0/error/backend/{guest.device}/error"
+        self.lab.wait(
+            lambda: _contains((guest.dom0.read_or_none(path) or b"").decode(), parts),
+            DEADLINE,
+            f"error node with {parts}, now {guest.dom0.read_or_none(path)!r}",
+        )
+        assert guest.dom0.read(path).startswith(b"-%d " % errno)
+        status = self.lab.device(guest.device)
+        assert status is not None
+        assert _contains(status.error, parts)
+        assert any(_contains(line, parts) for line in self.log_of(guest))
+        assert any(_contains(text, parts) for text in self.events_of(guest))
+        return status
+
+    def log_of(self, guest: Guest) -> list[str]:
+        """Log lines of a device."""
+        return [line for line in self.lab.log().splitlines() if guest.device in line]
+
+    def events_of(self, guest: Guest) -> list[str]:
+        """Texts of a device's events in the event stream."""
+        with Client(self.lab.directory, timeout=DEADLINE) as client:
+            events = client.ask(Events(count=50), EventsReply).events
+        return [event.text for event in events if event.device == guest.device]
+
+    # --- what is left
+
+    def held(self) -> Held:
+        """Count everything."""
+        resources = self.lab.status().resources
+        with Hypercalls(self.lab.embedded_dir) as hypercalls:
+            stats = hypercalls.stats()
+        return Held(resources["watches"], resources["workers"], stats, self._descriptors())
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Whatever happens inside: the neighbour works on, and nothing is left of it."""
+        self.neighbour.works_on()
+        before = self.held()
+        yield
+        self.neighbour.works_on()
+        end = time.monotonic() + DEADLINE
+        while not (now := self.held()).no_more_than(before):
+            assert time.monotonic() < end, f"left behind:\n{before}\n{now}"
+
+    def _descriptors(self) -> dict[int, int]:
+        assert self.lab.supervisor is not None
+        roots = {self.lab.supervisor.pid}
+        if self.lab.hypervisor_pid is not None:
+            roots.add(self.lab.hypervisor_pid)
+        return {pid: count for pid in below(roots) if (count := _open_files(pid)) is not None}
+
+
+class Neighbour:
+    """Another guest that writes and reads back all the time, in a thread."""
+
+    def __init__(self, world: World, guest: Guest) -> None:
+        self._lab = world.lab
+        self._guest = guest
+        self._stop = threading.Event()
+        self._progress = threading.Condition()
+        self._rounds = 0
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="neighbour", daemon=True)
+        guest.disk.connect(DEADLINE)
+        guest.works()
+        self._first = world.lab.wait_connected(guest.device)
+        self._thread.start()
+
+    @property
+    def device(self) -> str:
+        """Name of its device."""
+        return self._guest.device
+
+    @property
+    def pid(self) -> int:
+        """Process of its worker."""
+        assert self._first.pid is not None
+        return self._first.pid
+
+    def works_on(self) -> None:
+        """Its I/O goes on, without an error since the beginning, in the worker it began with."""
+        with self._progress:
+            wanted = self._rounds + 2
+            reached = self._progress.wait_for(
+                lambda: self._rounds >= wanted or self._error is not None, DEADLINE
+            )
+        assert self._error is None, self._error
+        assert reached, "the neighbour's I/O stands still"
+        now = self._lab.device(self.device)
+        assert now is not None
+        assert (now.pid, now.generation, now.error) == (self.pid, 1, "")
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(DEADLINE)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(0.005):
+                sector = self._rounds % (SECTORS // 8) * 8
+                data = self._rounds.to_bytes(8, "little") * 512
+                self._guest.disk.write(sector, data)
+                if self._guest.disk.read(sector, 8) != data:
+                    raise AssertionError(f"sector {sector}: not what was written")
+                with self._progress:
+                    self._rounds += 1
+                    self._progress.notify_all()
+        except BaseException as error:  # noqa: BLE001 — told by the next `works_on`
+            with self._progress:
+                self._error = error
+                self._progress.notify_all()
+
+
+@contextmanager
+def running_world(config: Mapping[str, Any] = CONFIG, **options: Any) -> Iterator[World]:
+    """A lab with a busy neighbour."""
+    with Lab(config, **options) as lab:
+        world = World(lab)
+        # Without persistent grants it holds the same number of mappings at any time.
+        with world.guest(persistent=False) as guest:
+            world.neighbour = Neighbour(world, guest)
+            try:
+                yield world
+            finally:
+                world.neighbour.close()
+
+
+def wait_for(holds: Callable[[], bool], what: str) -> None:
+    """Wait for what another process does and no descriptor tells."""
+    end = time.monotonic() + DEADLINE
+    pause = threading.Event()
+    while not holds():
+        assert time.monotonic() < end, what
+        pause.wait(0.01)
+
+
+def below(roots: set[int]) -> set[int]:
+    """Processes that descend from others, themselves included."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found = set(roots)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _open_files(pid: int) -> int | None:
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return None
+
+
+def _contains(text: str, parts: tuple[str, ...]) -> bool:
+    return all(part in text for part in parts)
