@@ -6,11 +6,13 @@ The only thing that crosses that way as a Python object is one `bytes`: this str
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from shared.device_id import DeviceId
+
+HypervisorKind = Literal["xen", "embedded"]
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -25,8 +27,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     options: dict[str, Any]
     endpoint: str
     """Path of the supervisor's worker socket."""
-    hypervisor: str
-    """"xen" or "embedded"."""
+    hypervisor: HypervisorKind
     embedded_dir: str
     """Directory of the embedded hypervisor; "" with real Xen."""
     supervisor_pid: int

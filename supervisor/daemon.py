@@ -20,17 +20,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
 import signal
 import subprocess
 import types
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import zmq
 
 from config.errors import ConfigFileError
@@ -40,6 +40,7 @@ from shared import logs
 from shared.control import WORKERS_SOCKET
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, BlamedError, ConfigError
+from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
 from supervisor.bus import Bus
 from supervisor.control import Control
@@ -59,8 +60,14 @@ from supervisor.watchdog import Watchdog
 
 _log = logging.getLogger("xenbackd.supervisor")
 
+Override = Callable[[Config], Config]
+"""Puts what the command line says in the place of what the file says."""
+
 EVENTS_PER_TURN: Final = 64
 """Watch events handed out before the loop serves others."""
+
+GC_ALLOCATIONS: Final = 20_000
+"""Containers made and not freed since the garbage collector's last look."""
 
 EMBEDDED_STOP: Final = 10.0
 """Seconds the embedded hypervisor has to end."""
@@ -74,10 +81,13 @@ class Supervisor:
         config: Config,
         config_path: Path,
         *,
+        override: Override = lambda config: config,
         entry_point: str = ENTRY_POINT,
         preload: tuple[str, ...] = PRELOAD,
     ) -> None:
+        """`config` is the file's with `override` applied, and so is what a reload reads."""
         self.config = config
+        self._override = override
         self.config_path = config_path
         self.registry: Registry[Device] = Registry()
         self.events = EventLog()
@@ -119,6 +129,7 @@ class Supervisor:
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
+        hypervisor = hypervisor_of(config)
         instance = Instance(self._directory)
         instance.open(config.timeouts.drain)
         stack.callback(instance.close)
@@ -137,20 +148,20 @@ class Supervisor:
         stack.push_async_callback(self._spawner.close)
         self._spawner.open()
         self._client = client = XenstoreClient(
-            xenstore_target(config),
+            xenstore_target(config, hypervisor),
             timeout=config.xenstore.timeout,
             on_reconnect=self._xenstore_back,
             on_disconnect=self._xenstore_lost,
         )
         await client.connect()
         stack.push_async_callback(client.close)
-        await self._make_services(bus)
+        await self._make_services(bus, hypervisor)
         stack.push_async_callback(self._forget_all)
         await self._open_control(context, stack)
         self._start_watching(stack)
         await self._scanner.open()
 
-    async def _make_services(self, bus: Bus) -> None:
+    async def _make_services(self, bus: Bus, hypervisor: HypervisorKind) -> None:
         domid = await own_domid(self._client)
         own_path = await self._client.get_domain_path(domid)
         self._services = Services(
@@ -165,7 +176,7 @@ class Supervisor:
             own_path=own_path,
             own_domid=domid,
             endpoint=str(self._directory / WORKERS_SOCKET),
-            hypervisor=hypervisor_of(self.config),
+            hypervisor=hypervisor,
             embedded_dir=str(embedded_dir(self.config)),
             supervisor_pid=os.getpid(),
         )
@@ -271,10 +282,9 @@ class Supervisor:
         """
         async with self._reloading:
             try:
-                loaded = load(self.config_path)
+                loaded = self._override(load(self.config_path))
             except ConfigFileError as error:
                 raise ConfigError(str(error)) from error
-            loaded = msgspec.structs.replace(loaded, runtime_dir=self.config.runtime_dir)
             changes = difference(self.config, loaded)
             self.config = self._services.config = effective(self.config, loaded)
             self._spawner.parallel = self.config.limits.parallel_starts
@@ -312,21 +322,23 @@ class Supervisor:
             self.stop()
 
 
-def serve(config: Config, config_path: Path, embedded: bool) -> int:
+def serve(config: Config, config_path: Path, override: Override, embedded: bool) -> int:
     """Be the supervisor until a signal ends it; returns the exit status.
 
-    With `embedded` the embedded hypervisor is started before and stopped after.
+    `config` and `override` as for `Supervisor`. With `embedded` the embedded hypervisor is started
+    before and stopped after.
     """
     logs.setup(config.log.level, config.log.format)
     _raise_descriptor_limit()
     before = signal.signal(signal.SIGTERM, _interrupt)
+    _calm_collector()
     host: subprocess.Popen[bytes] | None = None
     try:
         if embedded:
             from shared.embedded.launch import start_embedded
 
             host = start_embedded(embedded_dir(config))
-        asyncio.run(_run(config, config_path))
+        asyncio.run(_run(config, config_path, override))
     except BlamedError as error:
         _log.log(error.log_level, "%s", error)
         return error.exit_code
@@ -342,8 +354,8 @@ def serve(config: Config, config_path: Path, embedded: bool) -> int:
     return 0
 
 
-async def _run(config: Config, config_path: Path) -> None:
-    await Supervisor(config, config_path).run()
+async def _run(config: Config, config_path: Path, override: Override) -> None:
+    await Supervisor(config, config_path, override=override).run()
 
 
 def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
@@ -357,6 +369,15 @@ def _stop_embedded(host: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         host.kill()
         host.wait()
+
+
+def _calm_collector() -> None:
+    """What is loaded stays, and nearly all that devices add stays as long as they do.
+
+    With its usual thresholds the collector walks over all of it again for every few devices.
+    """
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
 
 
 def _raise_descriptor_limit() -> None:

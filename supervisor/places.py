@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from config.model import Config
+from shared.embedded.protocol import socket_path
 from shared.errors import HostError
-from shared.hypervisor.select import EVTCHN_DEVICE
+from shared.worker_spec import HypervisorKind
 from shared.xenstore.errors import NoEntryError, XenstoreError
 from shared.xenstore.transport import SocketTarget, Target, choose_target
+
+EVTCHN_DEVICE: Final = Path("/dev/xen/evtchn")
 
 
 class Reader(Protocol):
@@ -20,11 +24,34 @@ class Reader(Protocol):
         """Value of a node."""
 
 
-def hypervisor_of(config: Config) -> str:
-    """The hypervisor's name, "xen" or "embedded", with `auto` resolved."""
+def hypervisor_of(config: Config) -> HypervisorKind:
+    """The hypervisor, with `auto` resolved: Xen where it is, else an embedded one that runs.
+
+    Raises:
+        HostError: `auto`, and there is neither. The embedded hypervisor is never started or
+            waited for without being asked for: a host whose Xen is broken must not look served.
+    """
     if config.hypervisor != "auto":
         return config.hypervisor
-    return "xen" if EVTCHN_DEVICE.exists() else "embedded"
+    if EVTCHN_DEVICE.exists():
+        return "xen"
+    directory = embedded_dir(config)
+    if not _embedded_runs(directory):
+        raise HostError(
+            f"hypervisor: auto: {EVTCHN_DEVICE} is not on this host and no embedded hypervisor"
+            f" runs in {directory}; to serve without Xen: --embedded"
+        )
+    return "embedded"
+
+
+def _embedded_runs(directory: Path) -> bool:
+    """Whether somebody listens at dom0's end; a file alone may be left of one that was killed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(socket_path(str(directory), 0))
+        except OSError:
+            return False
+    return True
 
 
 def embedded_dir(config: Config) -> Path:
@@ -34,9 +61,9 @@ def embedded_dir(config: Config) -> Path:
     return Path(config.runtime_dir).absolute() / "embedded"
 
 
-def xenstore_target(config: Config) -> Target:
+def xenstore_target(config: Config, hypervisor: HypervisorKind) -> Target:
     """Where xenstored is reached: with the embedded hypervisor, its own."""
-    if hypervisor_of(config) == "embedded":
+    if hypervisor == "embedded":
         return SocketTarget(str(embedded_dir(config) / "xenstored" / "socket"))
     store = config.xenstore
     return choose_target(store.transport, store.socket, store.device)

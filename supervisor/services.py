@@ -13,7 +13,7 @@ from typing import Protocol
 from config.model import Config
 from shared.device_id import DeviceId
 from shared.messages import Message
-from shared.worker_spec import WorkerSpec
+from shared.worker_spec import HypervisorKind, WorkerSpec
 from supervisor.bus import BusListener
 from supervisor.events import EventLog
 from supervisor.publisher import Publisher
@@ -70,6 +70,6 @@ class Services:
     own_path: str
     own_domid: int
     endpoint: str
-    hypervisor: str
+    hypervisor: HypervisorKind
     embedded_dir: str
     supervisor_pid: int

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import cast
 
 import msgspec
 from setproctitle import setproctitle
@@ -20,7 +19,7 @@ from setproctitle import setproctitle
 from shared import logs
 from shared.errors import BackendBug, BlamedError, ConfigError
 from shared.hypervisor.interface import Handles
-from shared.hypervisor.select import Kind, open_hypervisor
+from shared.hypervisor.select import open_hypervisor
 from shared.logs import DeviceLogger
 from shared.messages import TEXT_MAX, Failed, Hello, Nodes, Publish
 from shared.worker_spec import WorkerSpec
@@ -52,8 +51,7 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
         try:
             handler = load(spec.handler)
             options = _options(spec, handler)
-            # The supervisor chose the kind, by the configuration or by what the host has.
-            hypervisor = open_hypervisor(cast("Kind", spec.hypervisor), Path(spec.embedded_dir))
+            hypervisor = open_hypervisor(spec.hypervisor, Path(spec.embedded_dir))
             handles = hypervisor.open_handles(grants=handler.needs_grants)
         except BlamedError as error:
             bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])

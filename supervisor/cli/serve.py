@@ -48,16 +48,19 @@ def run(args: argparse.Namespace) -> int:
         settings.resolve(args, settings.SYSTEM_CONFIG)
     from supervisor.daemon import serve
 
-    return int(serve(effective(args.loaded, args), args.config.absolute(), args.embedded))
+    def override(config: Config) -> Config:
+        return effective(config, args)
+
+    return int(serve(override(args.loaded), args.config.absolute(), override, args.embedded))
 
 
 def effective(config: Config, args: argparse.Namespace) -> Config:
     """The configuration with what command line and environment say instead."""
-    # None stays None where it means the same, so that a reload sees no difference.
-    default = args.embedded_dir == args.run_dir / "embedded"
+    run_dir, embedded_dir = args.given
     return msgspec.structs.replace(
         config,
-        runtime_dir=os.fspath(args.run_dir),
-        embedded_dir=None if default else os.fspath(args.embedded_dir),
+        runtime_dir=os.fspath(settings.run_dir(run_dir, config).absolute()),
+        # None stays None where nobody says anything, so that a reload sees no difference.
+        embedded_dir=os.fspath(embedded_dir.absolute()) if embedded_dir else config.embedded_dir,
         hypervisor="embedded" if args.embedded else config.hypervisor,
     )

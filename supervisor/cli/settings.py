@@ -68,10 +68,10 @@ def resolve(args: argparse.Namespace, otherwise: Path | None = None) -> None:
     """
     if not hasattr(args, "given"):
         args.given = (args.run_dir, args.embedded_dir)
-    run_dir, embedded_dir = args.given
+    given, embedded_dir = args.given
     args.config = args.config or otherwise
     args.loaded = load_config(args.config) if args.config is not None else None
-    args.run_dir = _run_dir(run_dir, args.loaded).absolute()
+    args.run_dir = run_dir(given, args.loaded).absolute()
     if embedded_dir is None and args.loaded is not None and args.loaded.embedded_dir:
         embedded_dir = Path(args.loaded.embedded_dir)
     args.embedded_dir = (embedded_dir or args.run_dir / "embedded").absolute()
@@ -93,7 +93,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(str(error)) from error
 
 
-def _run_dir(given: Path | None, config: Config | None) -> Path:
+def run_dir(given: Path | None, config: Config | None) -> Path:
+    """The runtime directory, in the order the module tells; `given` is the command line's."""
     if given is not None:
         return given
     if named := os.environ.get(RUN_DIR_VARIABLE):

@@ -7,12 +7,13 @@ import argparse
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from config.loader import load
 from config.model import Config
 from shared import errors
 from supervisor.cli import main as cli
@@ -194,12 +195,17 @@ def test_check_config_without_types_says_so(
     assert "no type is enabled" in capsys.readouterr().out
 
 
-def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Config, Path, bool]:
-    """What `serve` hands to the daemon."""
-    calls: list[tuple[Config, Path, bool]] = []
+Served = tuple[Config, Path, Callable[[Config], Config], bool]
 
-    def fake(config: Config, path: Path, embedded: bool) -> int:
-        calls.append((config, path, embedded))
+
+def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Served:
+    """What `serve` hands to the daemon."""
+    calls: list[Served] = []
+
+    def fake(
+        config: Config, path: Path, override: Callable[[Config], Config], embedded: bool
+    ) -> int:
+        calls.append((config, path, override, embedded))
         return 7
 
     monkeypatch.setitem(sys.modules, "supervisor.daemon", types.SimpleNamespace(serve=fake))
@@ -213,7 +219,7 @@ def test_serve_hands_the_effective_configuration_to_the_daemon(
     """Command line over file; `--embedded` means the embedded hypervisor."""
     file = tmp_path / "x.yaml"
     file.write_text("types: {vbd: {handler: block}}\n")
-    config, path, embedded = served(
+    config, path, override, embedded = served(
         monkeypatch, "--run-dir", "/r", "serve", "-c", str(file), "--embedded"
     )
 
@@ -224,6 +230,8 @@ def test_serve_hands_the_effective_configuration_to_the_daemon(
         config.hypervisor,
     ) == ("/r", None, "embedded")
     assert list(config.types) == ["vbd"]
+    # What a reload reads goes the same way, or it would tell of differences that are none.
+    assert config == override(load(file))
 
 
 def test_serve_embedded_dir_of_the_command_line_is_kept(
@@ -232,7 +240,7 @@ def test_serve_embedded_dir_of_the_command_line_is_kept(
     """A directory that is not the default one reaches the daemon."""
     file = tmp_path / "x.yaml"
     file.write_text("")
-    config, _, embedded = served(
+    config, _, _, embedded = served(
         monkeypatch, "serve", "-c", str(file), "--run-dir", "/r", "--embedded-dir", "/e"
     )
 
@@ -246,7 +254,7 @@ def test_serve_without_a_file_uses_the_systems(
     file = tmp_path / "x.yaml"
     file.write_text("runtime_dir: /of/file\n")
     monkeypatch.setattr(settings, "SYSTEM_CONFIG", file)
-    config, path, _ = served(monkeypatch, "serve")
+    config, path, _, _ = served(monkeypatch, "serve")
 
     assert (file, "/of/file") == (path, config.runtime_dir)
 

@@ -1,42 +1,58 @@
 # SPDX-License-Identifier: MIT
-"""Choosing the hypervisor."""
+"""Choosing the hypervisor: the supervisor resolves `auto`, the worker opens what it is told."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
+from config.model import Config
 from shared.errors import HostError
-from shared.hypervisor import select
 from shared.hypervisor.select import open_hypervisor
+from supervisor import places
 
 
 @pytest.fixture
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for /dev/xen/evtchn; absent until a test makes it."""
     path = tmp_path / "evtchn"
-    monkeypatch.setattr(select, "EVTCHN_DEVICE", path)
+    monkeypatch.setattr(places, "EVTCHN_DEVICE", path)
     return path
 
 
-def test_select_auto_without_xen_is_embedded(device: Path) -> None:
-    """Where there is no Xen, `auto` takes the embedded hypervisor."""
-    assert open_hypervisor("auto", Path("/nowhere")).name == "embedded"
+def test_places_auto_with_neither_says_what_is_missing(device: Path, tmp_path: Path) -> None:
+    """No Xen and no embedded hypervisor that was asked for: nothing is served in silence."""
+    (tmp_path / "embedded/hypervisor/domain").mkdir(parents=True)
+    dead = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    dead.bind(str(tmp_path / "embedded/hypervisor/domain/0"))
+    dead.close()
+
+    with pytest.raises(HostError, match=r"evtchn is not on this host and no .*--embedded"):
+        places.hypervisor_of(Config(runtime_dir=str(tmp_path)))
 
 
-def test_select_auto_with_xen_never_falls_back_in_silence(device: Path) -> None:
-    """On a Xen host `auto` means Xen; that it is not supported yet is said."""
+def test_places_auto_takes_the_embedded_hypervisor_that_runs(device: Path, tmp_path: Path) -> None:
+    """Somebody started `xenbackd embedded` in that directory: that is asking for it."""
+    (tmp_path / "hypervisor/domain").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "hypervisor/domain/0"))
+        listener.listen()
+        assert places.hypervisor_of(Config(embedded_dir=str(tmp_path))) == "embedded"
+
+
+def test_places_auto_with_xen_is_xen(device: Path) -> None:
+    """On a Xen host `auto` never falls back; what is configured is taken as it is."""
     device.touch()
 
-    with pytest.raises(HostError, match="not part of this release"):
-        open_hypervisor("auto", Path("/nowhere"))
-    assert open_hypervisor("embedded", Path("/nowhere")).name == "embedded"
+    assert places.hypervisor_of(Config()) == "xen"
+    assert places.hypervisor_of(Config(hypervisor="embedded")) == "embedded"
 
 
-def test_select_xen_where_there_is_none_says_what_is_missing(device: Path) -> None:
-    """The message names the device that is not there and the way out."""
-    with pytest.raises(HostError, match=r"is not on this host.*embedded"):
+def test_select_xen_says_that_it_is_not_supported_yet() -> None:
+    """The message names what is missing and the way out."""
+    with pytest.raises(HostError, match=r"not part of this release.*embedded"):
         open_hypervisor("xen", Path("/nowhere"))
 
 
