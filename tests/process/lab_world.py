@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from bench.lab import DEFAULT_CONFIG, Lab
-from shared.control import DeviceStatus, Events, EventsReply
+from shared.control import AnyRequest, DeviceStatus, Done, Events, EventsReply, Reply, Restart
 from shared.embedded.domain import Domain
 from shared.embedded.guest.blkfront import BlockFrontend
 from shared.embedded.guest.disk import DiskSpec
@@ -32,6 +32,8 @@ from shared.embedded.toolstack import (
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 from supervisor.cli.client import Client
+
+R = TypeVar("R", bound=Reply)
 
 DEVID: Final = 51712
 SIZE: Final = 1 << 20
@@ -170,9 +172,17 @@ class World:
 
     def events_of(self, guest: Guest) -> list[str]:
         """Texts of a device's events in the event stream."""
-        with Client(self.lab.directory, timeout=DEADLINE) as client:
-            events = client.ask(Events(count=50), EventsReply).events
+        events = self.ask(Events(count=50), EventsReply).events
         return [event.text for event in events if event.device == guest.device]
+
+    def ask(self, request: AnyRequest, reply: type[R]) -> R:
+        """Ask the supervisor, as the command line does and without its start-up time."""
+        with Client(self.lab.directory, timeout=DEADLINE) as client:
+            return client.ask(request, reply)
+
+    def restart(self, guest: Guest) -> None:
+        """`xenbackd restart` of the guest's device."""
+        self.ask(Restart(device=guest.device), Done)
 
     # --- what is left
 
