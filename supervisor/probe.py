@@ -7,7 +7,6 @@ takes away our right to read them has closed its end (public/io/xenbus.h; QEMU i
 
 from __future__ import annotations
 
-import asyncio
 from typing import NamedTuple
 
 from shared.xenbus import XenbusState
@@ -34,10 +33,8 @@ async def value(store: Store, path: str) -> bytes | None:
 
 async def backend(store: Store, directory: str) -> BackendSeen:
     """Read what decides about a device (S9)."""
-    frontend, state, online = await asyncio.gather(
-        store.read_or_none(f"{directory}/frontend"),
-        store.read_or_none(f"{directory}/state"),
-        store.read_or_none(f"{directory}/online"),
+    frontend, state, online = await store.read_many(
+        f"{directory}/{name}" for name in ("frontend", "state", "online")
     )
     return BackendSeen(
         there=frontend is not None or state is not None,

@@ -14,7 +14,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 from collections.abc import Mapping
@@ -137,9 +136,8 @@ class Publisher:
             await self._store.rm(error_path(self._own, device).rpartition("/")[0])
 
     async def _write_all(self, tx: int, directory: str, nodes: Mapping[str, bytes]) -> None:
-        # All at once: requests of one connection are carried out in the order they are sent.
-        await asyncio.gather(
-            *(self._store.write(f"{directory}/{name}", value, tx) for name, value in nodes.items())
+        await self._store.write_many(
+            {f"{directory}/{name}": value for name, value in nodes.items()}, tx
         )
 
     async def _check_there(

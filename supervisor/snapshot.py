@@ -24,6 +24,8 @@ from supervisor.store import Store
 DEPTH_MAX: Final = 4
 """Levels below a device directory; sound cards use three, nothing more."""
 
+_ABSENT: Final = (NoEntryError, AccessDeniedError)
+
 
 async def read_backend(store: Store, directory: str) -> Nodes:
     """Nodes of a backend directory; empty if it is not there.
@@ -59,7 +61,10 @@ async def _read(store: Store, root: str) -> Nodes:
     untrusted_nodes: Nodes = {}
     level = [""]
     for _ in range(DEPTH_MAX):
-        listings = await asyncio.gather(*(_list(store, root + parent) for parent in level))
+        if len(level) == 1:
+            listings = [await _list(store, root + level[0])]
+        else:
+            listings = await asyncio.gather(*(_list(store, root + parent) for parent in level))
         names = [
             f"{parent}/{name}"
             for parent, children in zip(level, listings, strict=True)
@@ -67,7 +72,8 @@ async def _read(store: Store, root: str) -> Nodes:
         ]
         if len(untrusted_nodes) + len(names) > SNAPSHOT_NODES_MAX:
             raise _OutOfBoundsError(f"more than {SNAPSHOT_NODES_MAX} nodes")
-        values = await asyncio.gather(*(_value(store, root + name) for name in names))
+        # A node the guest took our right to read from is as good as absent.
+        values = await store.read_many((root + name for name in names), absent=_ABSENT)
         level = []
         for name, value in zip(names, values, strict=True):
             if value is None:  # removed since it was listed
@@ -85,12 +91,5 @@ async def _read(store: Store, root: str) -> Nodes:
 async def _list(store: Store, path: str) -> list[str]:
     try:
         return list(await store.directory(path))
-    except (NoEntryError, AccessDeniedError):
+    except _ABSENT:
         return []
-
-
-async def _value(store: Store, path: str) -> bytes | None:
-    try:
-        return await store.read_or_none(path)
-    except AccessDeniedError:  # the guest took our right to read: as good as absent
-        return None

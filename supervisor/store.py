@@ -7,8 +7,11 @@ All calls raise the errors of `shared.xenstore.errors`; a value is bytes, a path
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
+
+from shared.xenstore.batch import Absent
+from shared.xenstore.errors import NoEntryError
 
 T = TypeVar("T")
 
@@ -19,11 +22,19 @@ class Store(Protocol):
     async def read_or_none(self, path: str, tx: int = 0) -> bytes | None:
         """Value of a node, None if it is not there."""
 
+    async def read_many(
+        self, paths: Iterable[str], tx: int = 0, absent: Absent = NoEntryError
+    ) -> list[bytes | None]:
+        """Values of nodes, None for each that is refused with `absent`."""
+
     async def directory(self, path: str, tx: int = 0) -> list[str]:
         """Names of the nodes below; NoEntryError if the node is not there."""
 
     async def write(self, path: str, value: bytes, tx: int = 0) -> None:
         """Write a node, creating it and its parents."""
+
+    async def write_many(self, nodes: Mapping[str, bytes], tx: int = 0) -> None:
+        """Write nodes in this order."""
 
     async def rm(self, path: str, tx: int = 0) -> None:
         """Remove a node and all below it."""

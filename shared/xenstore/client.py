@@ -16,11 +16,12 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from shared.errors import HostError
+from shared.xenstore.batch import Absent, answers
 from shared.xenstore.errors import (
     AlreadyExistsError,
     ConnectionLostError,
@@ -142,13 +143,26 @@ class XenstoreClient:
     async def read_or_none(self, path: str, tx: int = 0) -> bytes | None:
         """Value of a node, None if there is none."""
         try:
-            return await self.read(path, tx)
+            return await self._path_request(Op.READ, path, tx)
         except NoEntryError:
             return None
+
+    async def read_many(
+        self, paths: Iterable[str], tx: int = 0, absent: Absent = NoEntryError
+    ) -> list[bytes | None]:
+        """Values of nodes, asked for at once; None for each that is refused with `absent`."""
+        return await answers((self._path_request(Op.READ, path, tx) for path in paths), absent)
 
     async def write(self, path: str, value: bytes, tx: int = 0) -> None:
         """Write a node (an empty value is a value); missing parents are made."""
         await self._request(Op.WRITE, join_strings(Op.WRITE, path) + value, tx)
+
+    async def write_many(self, nodes: Mapping[str, bytes], tx: int = 0) -> None:
+        """Write nodes in this order, all at once; in a transaction, lest some are and some not."""
+        await answers(
+            self._request(Op.WRITE, join_strings(Op.WRITE, path) + value, tx)
+            for path, value in nodes.items()
+        )
 
     async def mkdir(self, path: str, tx: int = 0) -> None:
         """Make a node with an empty value unless it exists; missing parents are made."""

@@ -5,7 +5,7 @@ are lists of orders that a test answers."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from config.model import Config, TypeConfig
@@ -13,6 +13,7 @@ from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.worker_spec import WorkerSpec
+from shared.xenstore.batch import Absent
 from shared.xenstore.errors import ConnectionLostError, NoEntryError, QuotaError
 from supervisor.bus import BusListener
 from supervisor.device import Device
@@ -59,6 +60,11 @@ class FakeStore:
             return self.nodes[path]
         return b"" if any(name.startswith(path + "/") for name in self.nodes) else None
 
+    async def read_many(
+        self, paths: Iterable[str], tx: int = 0, absent: Absent = NoEntryError
+    ) -> list[bytes | None]:
+        return await asyncio.gather(*(self.read_or_none(path, tx) for path in paths))
+
     async def directory(self, path: str, tx: int = 0) -> list[str]:
         await self._turn("directory")
         below = [name[len(path) + 1 :] for name in self.nodes if name.startswith(path + "/")]
@@ -72,6 +78,9 @@ class FakeStore:
             raise QuotaError("write", path, "ENOSPC")
         self.writes.append((path, value, tx))
         self.put(path, value)
+
+    async def write_many(self, nodes: Mapping[str, bytes], tx: int = 0) -> None:
+        await asyncio.gather(*(self.write(path, value, tx) for path, value in nodes.items()))
 
     async def rm(self, path: str, tx: int = 0) -> None:
         await self._turn("rm")
