@@ -84,7 +84,7 @@ def fio(image: Path, case: Case, engine: str, seconds: float) -> float:
         "bs": case.block,
         "ioengine": engine,
         "iodepth": depth,
-        "runtime": seconds,
+        "runtime": f"{seconds * 1000:.0f}ms",
         "output-format": "json",
         "output": report,
     }

@@ -26,6 +26,7 @@ Invariants, each held by a test that walks the whole space:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Final
 
 from shared import lifecycle_types as t
@@ -42,6 +43,11 @@ ours leaves: its rings are live and are taken up again."""
 _NO_PROCESS: Final = frozenset({W.ABSENT, W.STOPPING})
 
 
+STEPS_KEPT: Final = 4096
+"""Steps remembered: devices walk the same few paths, and a guest can do no more than evict."""
+
+
+@functools.lru_cache(maxsize=STEPS_KEPT)
 def advance(now: Lifecycle, event: t.Event) -> Step:
     """Apply one event and every rule that then matches (S17).
 

@@ -187,11 +187,12 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
         message = _from_worker.decode(untrusted_data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BackendBug(f"message of worker: {error}") from error
-    if isinstance(message, Initialised | Attached | Publish):
+    if isinstance(message, Beat):  # nearly all messages are
+        if len(message.counters) > COUNTERS_MAX:
+            raise BackendBug(f"message of worker: {len(message.counters)} counters")
+    elif isinstance(message, Initialised | Attached | Publish):
         _check_nodes(message.nodes)
-    if isinstance(message, Beat) and len(message.counters) > COUNTERS_MAX:
-        raise BackendBug(f"message of worker: {len(message.counters)} counters")
-    if isinstance(message, Failed) and len(message.text) > TEXT_MAX:
+    elif isinstance(message, Failed) and len(message.text) > TEXT_MAX:
         raise BackendBug(f"message of worker: text of {len(message.text)} characters")
     return message
 

@@ -39,6 +39,10 @@ from shared.ratelimit import RateLimit
 
 _log = logging.getLogger("xenbackd.bus")
 
+_POLLIN: Final = int(zmq.POLLIN)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+"""As plain numbers: arithmetic with zmq's enumerations costs as much as a message."""
+
 BATCH: Final = 128
 """Messages taken in one turn of the loop."""
 
@@ -179,24 +183,30 @@ class Bus:
         """Hand out what has arrived, at most `BATCH` messages of it."""
         for _ in range(BATCH):
             # Asked first: an exception for "nothing there" costs as much as a message.
-            if self._socket is None or not self._readable(self._socket):
+            socket = self._socket
+            if socket is None or not socket.getsockopt(zmq.EVENTS) & _POLLIN:  # type: ignore[operator]
                 return
-            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            route = frames[0].bytes
+            route = socket.recv(_NOBLOCK)
             peer = self._by_route.get(route)
             if peer is None:
-                peer = self._by_pid.get(_peer_pid(frames[-1]))
-            if peer is None:
-                self._stranger(route, frames[-1])
-            elif len(frames) != 2:
-                self._malformed(peer, f"{len(frames)} frames")
+                self._introduce(route, socket.recv_multipart(_NOBLOCK, copy=False))
             else:
-                self._take(peer, route, frames[1].bytes)
+                self._accept(peer, route, socket.recv_multipart(_NOBLOCK))
         self._schedule_drain()
 
-    @staticmethod
-    def _readable(socket: zmq.Socket[bytes]) -> bool:
-        return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    def _introduce(self, route: bytes, frames: list[zmq.Frame]) -> None:
+        """First message of a connection: only now are its credentials looked at, for they stay."""
+        peer = self._by_pid.get(_peer_pid(frames[-1]))
+        if peer is None:
+            self._stranger(route, frames[-1])
+        else:
+            self._accept(peer, route, [frame.bytes for frame in frames])
+
+    def _accept(self, peer: _Peer, route: bytes, untrusted_frames: list[bytes]) -> None:
+        if len(untrusted_frames) == 1:
+            self._take(peer, route, untrusted_frames[0])
+        else:
+            self._malformed(peer, f"{len(untrusted_frames)} frames")
 
     def _take(self, peer: _Peer, route: bytes, untrusted_data: bytes) -> None:
         try:

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from multiprocess import forkserver, get_context, popen_forkserver, reduction, util
+from multiprocess import forkserver, get_context, popen_forkserver, util
 from multiprocess.context import set_spawning_popen
 
 import shared.entry
@@ -55,11 +55,10 @@ class Launch(popen_forkserver.Popen):  # type: ignore[misc]
         super().__init__(process)
 
     def _launch(self, process_obj: Any) -> None:
-        data = io.BytesIO()
-        set_spawning_popen(self)
+        set_spawning_popen(self)  # without it a process refuses to be pickled
         try:
-            reduction.dump({"name": self._title}, data)
-            reduction.dump(process_obj, data)
+            # multiprocess would take dill, which is written in Python; all names are importable.
+            data = pickle.dumps({"name": self._title}) + pickle.dumps(process_obj)
         finally:
             set_spawning_popen(None)
         self.pid = None
@@ -68,7 +67,7 @@ class Launch(popen_forkserver.Popen):  # type: ignore[misc]
         keep_open = os.dup(write_end)
         self.finalizer = util.Finalize(self, util.close_fds, (keep_open, self.sentinel))
         with os.fdopen(write_end, "wb") as pipe:  # far less than a pipe's buffer
-            pipe.write(data.getbuffer())
+            pipe.write(data)
 
     def read_pid(self) -> int:
         """Take the pid when `sentinel` is readable.
