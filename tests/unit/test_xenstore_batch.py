@@ -24,7 +24,7 @@ def test_answers_refusal_that_counts_as_absent_is_none() -> None:
         futures[0].set_result(b"a")
         return await answers(iter(futures), NoEntryError)
 
-    assert [b"a", None, b"c"] == asyncio.run(scenario())
+    assert asyncio.run(scenario()) == [b"a", None, b"c"]
 
 
 def test_answers_other_refusal_gives_the_rest_up() -> None:
@@ -52,4 +52,4 @@ def test_answers_cancelled_gives_all_up() -> None:
         await asyncio.gather(task, return_exceptions=True)
         return [future.cancelled() for future in futures]
 
-    assert [True, True] == asyncio.run(scenario())
+    assert asyncio.run(scenario()) == [True, True]
