@@ -10,7 +10,6 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import threading
 import time
@@ -334,13 +333,7 @@ def _cpu(pid: int) -> float:
 
 def _xenstored(directory: Path) -> int:
     """Process id of this hypervisor's xenstored."""
-    found = subprocess.run(
-        ["pgrep", "-f", f"shared.embedded.xenstored --dir {directory}/xenstored"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(found.stdout.split()[0])
+    return int((directory / "xenstored.pid").read_text())
 
 
 def _kill(pid: int) -> None:
