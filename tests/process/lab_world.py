@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from bench.lab import DEFAULT_CONFIG, Lab
 from shared.control import AnyRequest, DeviceStatus, Done, Events, EventsReply, Reply, Restart
@@ -56,16 +56,17 @@ class Guest(NamedTuple):
     xs: BlockingXenstore
     """The guest's own connection."""
     disk: BlockFrontend
+    kind: str = "vbd"
 
     @property
     def device(self) -> str:
         """Name of the disk's device."""
-        return f"vbd/{self.domain.domid}/{self.disk.devid}"
+        return f"{self.kind}/{self.domain.domid}/{self.disk.devid}"
 
     @property
     def backend(self) -> str:
         """Backend directory."""
-        return backend_path(self.domain.domid, self.disk.devid)
+        return backend_path(self.domain.domid, self.disk.devid, self.kind)
 
     @property
     def frontend(self) -> str:
@@ -96,15 +97,19 @@ class Held(NamedTuple):
     descriptors: Mapping[int, int]
     """Of every process below the supervisor and the hypervisor."""
 
-    def no_more_than(self, before: Held) -> bool:
-        """Whether nothing has come to stay since.
+    def no_more_than(self, before: Held, replaced: int | None) -> bool:
+        """Whether nothing has come to stay since; of `replaced`, a successor.
 
         Descriptors may be fewer: a connection of somebody's who has just gone was counted.
         """
+        had, has = dict(before.descriptors), dict(self.descriptors)
+        if replaced is not None:
+            successor = next(iter(has.keys() - had.keys()), 0)
+            had[successor] = had.pop(replaced)
         return (
             self._replace(descriptors={}) == before._replace(descriptors={})
-            and self.descriptors.keys() == before.descriptors.keys()
-            and all(count <= before.descriptors[pid] for pid, count in self.descriptors.items())
+            and has.keys() == had.keys()
+            and all(count <= had[pid] for pid, count in has.items())
         )
 
 
@@ -132,10 +137,12 @@ class World:
         *,
         readonly: bool = False,
         domid: int | None = None,
+        kind: Literal["vbd", "qdisk"] = "vbd",
         **options: Any,
     ) -> Iterator[Guest]:
         """A guest whose disk is attached and not connected; it dies without a word afterwards."""
-        spec = DiskSpec(path=str(image or self.image()), vdev="xvda", readonly=readonly)
+        path = str(image or self.image())
+        spec = DiskSpec(path=path, vdev="xvda", readonly=readonly, kind=kind)
         directory = self.lab.embedded_dir
         with (
             self.lab.xenstore() as dom0,
@@ -145,7 +152,7 @@ class World:
             attach_disk(dom0, domain.domid, spec)
             with BlockingXenstore(directory / "xenstored" / "domain" / str(domain.domid)) as xs:
                 disk = BlockFrontend(domain, xs, DEVID, **options)
-                yield Guest(self.lab, dom0, domain, xs, disk)
+                yield Guest(self.lab, dom0, domain, xs, disk, kind)
                 disk.release()
 
     # --- what is said
@@ -194,14 +201,17 @@ class World:
         return Held(resources["watches"], resources["workers"], stats, self._descriptors())
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
-        """Whatever happens inside: the neighbour works on, and nothing is left of it."""
+    def untouched(self, *, replaced: int | None = None) -> Iterator[None]:
+        """Whatever happens inside: the neighbour works on, and nothing is left of it.
+
+        `replaced` is a process that is started anew meanwhile.
+        """
         self.neighbour.works_on()
         before = self.held()
         yield
         self.neighbour.works_on()
         end = time.monotonic() + DEADLINE
-        while not (now := self.held()).no_more_than(before):
+        while not (now := self.held()).no_more_than(before, replaced):
             assert time.monotonic() < end, f"left behind:\n{before}\n{now}"
 
     def _descriptors(self) -> dict[int, int]:
