@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,9 @@ from shared import control as c
 from shared.embedded.xenstored.launch import start_xenstored
 from shared.xenstore.blocking import BlockingXenstore
 from supervisor.cli.client import Client
+from tests.fakes.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 20.0
 
 PROGRAM = """
 import asyncio, sys
@@ -115,7 +114,7 @@ class Setup:
                 found[:] = [d for d in self.status().devices if d.device == name]
             return bool(found) and found[0].phase == phase and found[0].generation >= generation
 
-        wait(there, f"{name} {phase}: {found}\n{self.log.read_text()[-3000:]}")
+        wait_until(there, f"{name} {phase}: {found}\n{self.log.read_text()[-3000:]}")
         return found[0]
 
     def close(self) -> None:
@@ -130,14 +129,6 @@ def paths(domid: int, devid: int) -> tuple[str, str]:
     """Backend and frontend directory."""
     back = f"/local/domain/0/backend/vbd/{domid}/{devid}"
     return back, f"/local/domain/{domid}/device/vbd/{devid}"
-
-
-def wait(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something another process does; there is no descriptor for it."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -162,7 +153,7 @@ def test_daemon_second_instance_is_refused(setup: Setup) -> None:
     """Two supervisors in one runtime directory: the second one says so and ends."""
     setup.xenstored()
     setup.supervisor()
-    wait(lambda: (setup.directory / c.EVENTS_SOCKET).exists(), "start")
+    wait_until(lambda: (setup.directory / c.EVENTS_SOCKET).exists(), "start")
     assert setup.supervisor().wait(DEADLINE) == 75
     assert "another xenbackd serves" in setup.log.read_text()
     assert setup.status().devices == []
@@ -192,7 +183,7 @@ def test_daemon_stop_leaves_states_and_the_next_one_resumes(setup: Setup) -> Non
     setup.plug(3, 1)
     process = setup.supervisor()
     before = setup.wait_phase("vbd/3/1", "serving")
-    wait(lambda: setup.state(3, 1) == b"4", "Connected")
+    wait_until(lambda: setup.state(3, 1) == b"4", "Connected")
     process.terminate()
     assert process.wait(DEADLINE) == 0
     assert before.pid is not None
@@ -235,7 +226,7 @@ def test_daemon_xenstored_gone_and_back_serves_on_and_scans_again(setup: Setup) 
     pid = setup.wait_phase("vbd/3/1", "serving").pid
     server.kill()
     server.wait()
-    wait(lambda: setup.status().xenstore != "connected", "loss is seen")
+    wait_until(lambda: setup.status().xenstore != "connected", "loss is seen")
     setup.xenstored()
     setup.plug(3, 1, state=4)
     setup.plug(5, 1)
@@ -265,7 +256,7 @@ def test_daemon_reload_switches_types_and_refuses_bad_files(setup: Setup) -> Non
             + "  qdisk: {handler: block}\n"
         )
         assert "off: vbd" in client.ask(c.Reload(), c.Done).text
-        wait(lambda: setup.state(3, 1) == b"5", "closing")
+        wait_until(lambda: setup.state(3, 1) == b"5", "closing")
         assert list(setup.status().types) == ["qdisk"]
 
 
@@ -275,7 +266,7 @@ def test_daemon_control_answers_or_refuses(setup: Setup) -> None:
     setup.plug(3, 1)
     setup.supervisor()
     setup.wait_phase("vbd/3/1", "serving")
-    wait(lambda: setup.state(3, 1) == b"4", "Connected")
+    wait_until(lambda: setup.state(3, 1) == b"4", "Connected")
     with Client(setup.directory) as client:
         shown = client.ask(c.Show(device="vbd/3/1"), c.ShowReply)
         assert shown.backend_nodes["sectors"] == "8"
