@@ -57,14 +57,14 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
             bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])
             raise
         try:
-            _live(spec, log, bus, handler, options, handles)
+            live(spec, log, bus, handler, options, handles)
         finally:
             handles.close()
     finally:
         bus.close()
 
 
-def _live(
+def live(
     spec: WorkerSpec,
     log: DeviceLogger,
     bus: Bus,
@@ -72,6 +72,8 @@ def _live(
     options: msgspec.Struct,
     handles: Handles,
 ) -> None:
+    """The life of the device with its handles open: `alloc` (S7), Hello, orders, `free`."""
+
     def publish(nodes: Nodes, rewrite_state: bool) -> None:
         bus.send(Publish, nodes=nodes, rewrite_state=rewrite_state)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,21 @@ def test_layout_imports_follow_the_arrows(package: str) -> None:
     ]
 
     assert wrong == []
+
+
+def test_layout_every_behaviour_of_the_original_core_has_its_test() -> None:
+    """S1 to S25: each number stands in the name of at least one test that is collected."""
+    names = [
+        node.name
+        for path in sources("tests/unit", "tests/process")
+        if path.name.startswith("test_")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+    ]
+    proven = {int(number) for name in names for number in re.findall(r"_s(\d\d)(?=_)", name)}
+
+    assert set(range(1, 26)) - proven == set()
 
 
 def test_layout_every_source_file_begins_with_its_licence() -> None:

@@ -6,16 +6,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from typing import ClassVar, cast
 
 import pytest
 
-from shared.errors import BackendBug, ConfigError, GuestFault
+from shared.device_id import DeviceId
+from shared.errors import BackendBug, ConfigError, GuestFault, HostError
+from shared.messages import Init, Message, Nodes, Stop, ToWorker
 from shared.untrusted import parse_int
+from shared.worker_spec import WorkerSpec
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import PORT, FakeHypervisor
+from worker.bus import Bus
 from worker.device import Device, NoOptions
 from worker.devices.block import BlockDevice
 from worker.handlers import load
+from worker.main import live
 from worker.nodes import BackendNodes, FrontendNodes
 
 
@@ -97,6 +103,97 @@ def test_s24_device_hooks_have_defaults(device: Recorder) -> None:
     device.disconnect()
     device.free()
     assert (Device.needs_grants, Device.ignore_frontend_state) == (True, False)
+
+
+class Hooks(Device):
+    """Writes down in which order its hooks are called, and that its handles were open."""
+
+    calls: ClassVar[list[str]] = []
+    fault: ClassVar[str] = ""
+
+    def alloc(self) -> None:
+        assert self.handles.grant_table is not None
+        self.calls.append("alloc")
+        if self.fault:
+            raise HostError(self.fault)
+
+    def init(self, backend: Nodes) -> Nodes:
+        self.calls.append("init")
+        return {}
+
+    def disconnect(self) -> None:
+        self.calls.append("disconnect")
+
+    def free(self) -> None:
+        self.calls.append("free")
+
+
+class OrdersAtHand:
+    """A bus whose orders are all there already; keeps what the worker says."""
+
+    def __init__(self, *orders: ToWorker) -> None:
+        self._orders = list(orders)
+        self.said: list[str] = []
+        self.fileno = os.eventfd(0)
+
+    def receive(self) -> ToWorker | None:
+        return self._orders.pop(0) if self._orders else None
+
+    def send(self, kind: type[Message], **fields: object) -> None:
+        self.said.append(" ".join([kind.__name__, str(fields.get("stage", ""))]).strip())
+
+    def offer(self, kind: type[Message], **fields: object) -> None:
+        pass
+
+
+def life_of_hooks(handles: FakeHandles, bus: OrdersAtHand) -> None:
+    """Be the worker of a device of the type above."""
+    context = make_context(handles, NoOptions())
+    spec = WorkerSpec(
+        device=context.device,
+        generation=1,
+        backend_domid=0,
+        handler="hooks",
+        options={},
+        endpoint="",
+        hypervisor="embedded",
+        embedded_dir="",
+        supervisor_pid=os.getpid(),
+    )
+    live(spec, context.log, cast("Bus", bus), Hooks, NoOptions(), handles)
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[OrdersAtHand]:
+    """The orders Init and Stop; no hook has been called yet."""
+    monkeypatch.setattr(Hooks, "calls", [])
+    device = DeviceId("vbd", 3, 51712)
+    made = OrdersAtHand(
+        Init(device=device, generation=1, seq=0, backend={}),
+        Stop(device=device, generation=1, seq=1),
+    )
+    yield made
+    os.close(made.fileno)
+
+
+def test_s07_alloc_is_called_once_before_anything_else(
+    handles: FakeHandles, bus: OrdersAtHand
+) -> None:
+    """With the handles open, before Hello and every other hook; `free` is the last."""
+    life_of_hooks(handles, bus)
+    assert bus.said == ["Hello", "Initialised"]
+    assert Hooks.calls == ["alloc", "init", "disconnect", "free"]
+
+
+def test_s07_alloc_that_fails_is_reported_instead_of_hello(
+    handles: FakeHandles, bus: OrdersAtHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no device then: no other hook is called, and the worker ends with the blame."""
+    monkeypatch.setattr(Hooks, "fault", "alloc: no room")
+    with pytest.raises(HostError, match="no room"):
+        life_of_hooks(handles, bus)
+    assert bus.said == ["Failed alloc"]
+    assert Hooks.calls == ["alloc"]
 
 
 def test_device_without_grant_table_says_so(device: Recorder, handles: FakeHandles) -> None:
