@@ -103,7 +103,7 @@ ToWorker = (
 
 
 class Hello(Message, frozen=True):
-    """First message of a worker: its handles are open (S6), `alloc` was called (S7)."""
+    """First message of a worker that came up: its handles are open (S6), `alloc` worked (S7)."""
 
 
 class Initialised(Message, frozen=True):
@@ -123,10 +123,14 @@ class Disconnected(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """A hook or the ring loop failed. After `Failed` the worker waits for orders."""
+    """Something failed; the worker waits for orders.
+
+    With the stage "alloc" it comes in the place of Hello, and the worker ends.
+    """
 
     stage: str
-    """"init", "initialise", "connected", "serve", "disconnect"."""
+    """"alloc" (handler, options, handles, the hook), or the hook: "init", "initialise",
+    "connected", "serve" (the ring loop, a changed node), "disconnect"."""
     blame: Blame
     text: str
 

@@ -23,10 +23,11 @@ import asyncio
 from collections import deque
 from typing import Final
 
+import msgspec
+
 from config.model import TypeConfig
 from shared import lifecycle_types as t
 from shared import messages as m
-from shared.control import DeviceStatus
 from shared.device_id import DeviceId
 from shared.errors import Blame, BlamedError, HostError
 from shared.handlers import HandlerInfo
@@ -39,7 +40,7 @@ from supervisor import probe
 from supervisor.changes import Changed, Changes
 from supervisor.outbox import Outbox
 from supervisor.paths import backend_path
-from supervisor.publisher import GoneError
+from supervisor.publisher import OvertakenError
 from supervisor.reporter import Reporter
 from supervisor.services import Services
 from supervisor.snapshot import read_backend, read_frontend
@@ -132,6 +133,7 @@ class Device:
     def look_again(self) -> None:
         """Read everything, and write what could not be written."""
         self._outbox.retry()
+        self.reporter.retry()
         self.backend_event(None)
         self.frontend_event("")
 
@@ -156,7 +158,9 @@ class Device:
     def reconfigure(self, type_config: TypeConfig) -> None:
         """New workers get the new options; a device that waits for the operator tries again."""
         before = self.link.type_config.log_level
-        self.link.type_config = type_config
+        # Another handler would be another device behind a ring that is in use.
+        handler = self.link.type_config.handler
+        self.link.type_config = msgspec.structs.replace(type_config, handler=handler)
         self.link.policy.config = type_config.restart or self._services.config.restart
         if type_config.log_level != before:
             self.set_log_level(type_config.log_level or self._services.config.log.level)
@@ -219,7 +223,7 @@ class Device:
             while self._has_work():
                 try:
                     await self._work_once()
-                except GoneError:
+                except OvertakenError:
                     self._changes.backend = True
                 except ConnectionLostError as error:
                     # After the reconnection everything is read again.
@@ -291,10 +295,8 @@ class Device:
                 self.log.debug("worker: start")
                 self._outbox.clear()
                 self.link.start()
-            case t.AskInit():
-                await self._ask_init(action)
-            case t.AskInitialise(resume=resume):
-                await self._ask_initialise(action, resume)
+            case t.AskInit() | t.AskInitialise():
+                await self._ask(action)
             case t.AskConnected():
                 self.link.tell(m.Connected)
             case t.AskDisconnect():
@@ -309,47 +311,45 @@ class Device:
             case t.Forget():
                 self._services.forget(self._id)
 
-    async def _ask_init(self, action: t.Action) -> None:
-        generation = self.link.generation
-        try:
-            nodes = await read_backend(self._services.store, self.path)
-        except ConnectionLostError:
-            self._pause(action)
-            return
-        except BlamedError as error:
-            self.link.failed(error.blame, str(error), "init")
-            return
-        if self._still(WorkerPhase.INITIALISING, generation):
-            self.link.ask(m.Init, backend=nodes)
-
-    async def _ask_initialise(self, action: t.Action, resume: bool) -> None:
-        generation = self.link.generation
+    async def _ask(self, action: t.AskInit | t.AskInitialise) -> None:
+        """Send an order with the snapshots it needs, if its worker still waits for it then."""
+        initialise = isinstance(action, t.AskInitialise)
+        phase = WorkerPhase.ATTACHING if initialise else WorkerPhase.INITIALISING
         store = self._services.store
+        failure: BlamedError | None = None
+        backend: m.Nodes = {}
+        untrusted_frontend: m.Nodes = {}
         try:
             backend = await read_backend(store, self.path)
-            untrusted_frontend = await read_frontend(store, self.frontend_path)
+            if initialise:
+                untrusted_frontend = await read_frontend(store, self.frontend_path)
         except ConnectionLostError:
-            self._pause(action)
+            # No fault of the worker's: it waits, and none of it counts as a failure.
+            self._actions.appendleft(action)
+            self._paused = True
             return
         except BlamedError as error:
-            self.link.failed(error.blame, str(error), "initialise")
-            return
-        if self._still(WorkerPhase.ATTACHING, generation):
-            self.link.ask(m.Initialise, backend=backend, frontend=untrusted_frontend, resume=resume)
-
-    def _pause(self, action: t.Action) -> None:
-        # No fault of the worker's: it waits, and none of it counts as a failure.
-        self._actions.appendleft(action)
-        self._paused = True
-
-    def _still(self, phase: WorkerPhase, generation: int) -> bool:
-        """Whether the worker an order was meant for still waits for it."""
-        return self.lifecycle.worker is phase and self.link.generation == generation
+            failure = error
+        if self.lifecycle.worker is not phase:
+            return  # it died meanwhile; its successor, started after this, has its own order
+        if failure is not None:
+            stage = "initialise" if initialise else "init"
+            self.link.failed(failure.blame, str(failure), stage)
+        elif isinstance(action, t.AskInitialise):
+            self.link.ask(
+                m.Initialise,
+                backend=backend,
+                frontend=untrusted_frontend,
+                resume=action.resume,
+            )
+        else:
+            self.link.ask(m.Init, backend=backend)
 
     async def _write_state(self, state: XenbusState, hotplug: bool) -> None:
         try:
-            await self._outbox.write_state(state, hotplug=hotplug)
-        except GoneError:
+            before = self.lifecycle.backend
+            await self._outbox.write_state(state, before=before, hotplug=hotplug)
+        except OvertakenError:
             self._changes.backend = True
             self.feed(t.WriteFailed())
         except HostError as error:
@@ -358,6 +358,9 @@ class Device:
                 text = f"state {self.lifecycle.backend} -> {state}: {self._id}: {error}"
                 self.report(Blame.HOST, text, stage="write")
                 self._retry_later()
+        except Exception:
+            self.feed(t.WriteFailed())  # or it would seem to be on its way for ever
+            raise
         else:
             text = f"{self.lifecycle.backend} -> {state}"
             self.log.info("%s", text)
@@ -372,8 +375,6 @@ class Device:
 
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(WRITE_RETRY, again)
-
-    # --- what people see
 
     def _note(self, step: t.Step) -> None:
         """Log what changed and tell the policy whether the device is served."""
@@ -390,23 +391,3 @@ class Device:
             self.reporter.served()
         elif after.backend is not XenbusState.CONNECTED:
             self.link.policy.disconnected()
-
-    def status(self) -> DeviceStatus:
-        """One line of `status`."""
-        life = self.lifecycle
-        hold = life.hold.value or ("" if life.enabled else "disabled")
-        return DeviceStatus(
-            device=str(self._id),
-            backend=str(life.backend),
-            frontend=str(life.frontend),
-            online=life.online,
-            phase=life.worker.value,
-            hold=hold,
-            pid=self.link.pid,
-            generation=self.link.generation,
-            restarts=max(0, self.link.generation - 1),
-            failures=self.link.policy.failures,
-            error=self.reporter.text,
-            since=max(0.0, self._services.clock() - self.since),
-            counters=self.link.counters,
-        )

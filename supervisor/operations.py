@@ -15,6 +15,7 @@ from supervisor.device import Device
 from supervisor.registry import Registry
 from supervisor.services import Services
 from supervisor.snapshot import read_backend, read_frontend
+from supervisor.status import status_of
 
 DEVICE_EVENTS: Final = 20
 """Events of one device that `show` gives."""
@@ -48,14 +49,15 @@ class Operations:
         """All devices, in the order of their names."""
         services = self._services
         types = services.config.types
+        now = services.clock()
         return c.StatusReply(
             version=version(),
             pid=services.supervisor_pid,
-            uptime=services.clock() - self._since,
+            uptime=now - self._since,
             xenstore=self._xenstore_state(),
             hypervisor=services.hypervisor,
             types={name: type_.handler for name, type_ in types.items() if type_.enabled},
-            devices=[d.status() for d in sorted(self._registry, key=lambda d: d.id)],
+            devices=[status_of(d, now) for d in sorted(self._registry, key=lambda d: d.id)],
             resources={"descriptors": _descriptors(), **self._resources()},
         )
 
@@ -66,7 +68,7 @@ class Operations:
         backend = await read_backend(store, device.path)
         untrusted_frontend = await read_frontend(store, device.frontend_path)
         return c.ShowReply(
-            device=device.status(),
+            device=status_of(device, self._services.clock()),
             backend_path=device.path,
             frontend_path=device.frontend_path,
             backend_nodes={name: _printable(value) for name, value in backend.items()},

@@ -47,11 +47,11 @@ class Outbox:
         self._now |= self._pending
         self._pending.clear()
 
-    async def write_state(self, state: XenbusState, *, hotplug: bool) -> None:
+    async def write_state(self, state: XenbusState, *, before: XenbusState, hotplug: bool) -> None:
         """Write a state with what is pending; raises as the publisher does, keeping it."""
         nodes = dict(self._pending)
         await self._publisher.write_state(
-            self._device, self._frontend_path, state, nodes, hotplug=hotplug
+            self._device, self._frontend_path, state, nodes, before=before, hotplug=hotplug
         )
         for name, value in nodes.items():
             if self._pending.get(name) == value:

@@ -7,6 +7,8 @@ Invariants:
   sees half of them.
 - Nothing is created for a device that is no more: writing a node would bring its whole directory
   back. So each transaction looks first whether the directory still is what was taken up.
+- A state the toolstack forced (Closing, to detach a disk) is not written over because its watch
+  event had not come yet: the same look holds `state` against what it is believed to be.
 - Errors stand where tools look: `error/backend/…/error` as the kernel's backends write it
   (drivers/xen/xenbus/xenbus_client.c, xenbus_va_dev_error), and `hotplug-error` with
   `hotplug-status = error` for a toolstack that waits for the device (libxl).
@@ -36,8 +38,16 @@ _ERRNO: Final = {
 """The kernel writes "<negative errno> <text>"; tools read the number."""
 
 
-class GoneError(HostError):
-    """The backend directory is not there, or not the one that was taken up."""
+_FORCED: Final = frozenset({XenbusState.INITIALISING, XenbusState.CLOSING, XenbusState.CLOSED})
+"""States somebody else may give a backend; any other that we do not know of is left of a write of
+our own whose answer was lost."""
+
+
+class OvertakenError(HostError):
+    """The backend directory is not what it was; nothing was written, and it must be read again.
+
+    Removed, another device's, or in a state that the toolstack forced.
+    """
 
 
 class Publisher:
@@ -54,15 +64,16 @@ class Publisher:
         state: XenbusState,
         nodes: Mapping[str, bytes],
         *,
+        before: XenbusState,
         hotplug: bool,
     ) -> None:
-        """Write `state` and all that belongs to it, or nothing (S4, S12).
+        """Write `state` and all that belongs to it, or nothing (S4, S12); `before` stands there.
 
         Raises:
-            GoneError: the device is no more.
+            OvertakenError: the device is no more, or it was given another state.
             XenstoreError: it cannot be written.
         """
-        await self._write(device, frontend_path, nodes, state=state, hotplug=hotplug)
+        await self._write(device, frontend_path, nodes, state=state, before=before, hotplug=hotplug)
 
     async def write_nodes(
         self,
@@ -75,9 +86,9 @@ class Publisher:
         """Write nodes without a change of state; `state` is written again if given.
 
         Raises:
-            GoneError, XenstoreError: as `write_state`.
+            OvertakenError, XenstoreError: as `write_state`.
         """
-        await self._write(device, frontend_path, nodes, state=state, hotplug=False)
+        await self._write(device, frontend_path, nodes, state=state, before=state, hotplug=False)
 
     async def _write(
         self,
@@ -86,6 +97,7 @@ class Publisher:
         nodes: Mapping[str, bytes],
         *,
         state: XenbusState | None,
+        before: XenbusState | None,
         hotplug: bool,
     ) -> None:
         directory = backend_path(self._own, device)
@@ -99,6 +111,8 @@ class Publisher:
 
         async def body(tx: int) -> None:
             await self._check_there(tx, device, directory, frontend_path)
+            if before is not None:
+                await self._check_state(tx, device, directory, before)
             await self._write_all(tx, directory, everything)
 
         await self._store.transact(body)
@@ -111,7 +125,7 @@ class Publisher:
         `frontend_path` None stands for a device whose frontend is not known.
 
         Raises:
-            GoneError, XenstoreError: as `write_state`.
+            OvertakenError, XenstoreError: as `write_state`.
         """
         directory = backend_path(self._own, device)
         line = f"-{_ERRNO[blame]} {text}".encode("utf-8", "replace")[:NODE_VALUE_MAX]
@@ -149,4 +163,11 @@ class Publisher:
             frontend = await self._store.read_or_none(f"{directory}/frontend", tx)
             there = frontend == frontend_path.encode()
         if not there:
-            raise GoneError(f"write: {device}: {directory} is gone or another device's")
+            raise OvertakenError(f"write: {device}: {directory} is gone or another device's")
+
+    async def _check_state(
+        self, tx: int, device: DeviceId, directory: str, before: XenbusState
+    ) -> None:
+        found = XenbusState.from_wire(await self._store.read_or_none(f"{directory}/state", tx))
+        if found is not before and found in _FORCED:
+            raise OvertakenError(f"write: {device}: state is {found}, not {before} any more")

@@ -58,7 +58,7 @@ def effective(old: Config, new: Config) -> Config:
     """The new configuration with what a running supervisor cannot change left as it was."""
     kept = {
         name: msgspec.structs.replace(type_, handler=old.types[name].handler)
-        if name in old.types
+        if name in old.types and old.types[name].enabled
         else type_
         for name, type_ in new.types.items()
     }

@@ -11,9 +11,10 @@ import logging
 from typing import Final
 
 from shared.device_id import DeviceId
-from shared.errors import Blame
+from shared.errors import Blame, HostError
 from shared.logs import DeviceLogger
 from shared.ratelimit import RateLimit
+from shared.xenstore.errors import ConnectionLostError
 from supervisor.services import Services
 
 GUEST_BURST: Final = 10
@@ -33,6 +34,7 @@ class Reporter:
         self._to_write: tuple[Blame, str, bool] | None = None
         self._written = False
         self._to_clear = False
+        self._lost: tuple[Blame, str, bool] | None = None
 
     @property
     def pending(self) -> bool:
@@ -46,25 +48,46 @@ class Reporter:
         if blame is not Blame.GUEST or self.guest_may_log():
             self._log.log(logging.WARNING if blame is Blame.GUEST else logging.ERROR, "%s", line)
             self._services.events.add("error", str(self._device), line)
-        self._to_write = (blame, text, hotplug)
+        self._to_write, self._lost = (blame, text, hotplug), None
 
     def served(self) -> None:
         """The device works: what was wrong is over."""
         self.text = ""
-        self._to_write = None
+        self._to_write = self._lost = None
         if self._written:
             self._written, self._to_clear = False, True
 
     async def write(self, frontend_path: str) -> None:
-        """Bring xenstore up to date; raises as the publisher does."""
+        """Bring xenstore up to date; raises as the publisher does.
+
+        What was lost with the connection waits for `retry`; what was refused (quota) is only in
+        the log, or it would be refused every two seconds.
+        """
         publisher = self._services.publisher
         if self._to_clear:
             self._to_clear = False
-            await publisher.clear_error(self._device)
+            try:
+                await publisher.clear_error(self._device)
+            except HostError:
+                self._written = True  # still there: cleared when it is next said to be served
+                raise
         if self._to_write is not None:
             (blame, text, hotplug), self._to_write = self._to_write, None
             self._written = True
-            await publisher.write_error(self._device, frontend_path, blame, text, hotplug=hotplug)
+            try:
+                await publisher.write_error(
+                    self._device, frontend_path, blame, text, hotplug=hotplug
+                )
+            except ConnectionLostError:
+                if self._to_write is None and self.text == text:
+                    self._lost = (blame, text, hotplug)
+                raise
+
+    def retry(self) -> None:
+        """The connection is back."""
+        if self._to_write is None:
+            self._to_write = self._lost
+        self._lost = None
 
     def guest_may_log(self) -> bool:
         """Whether one more line or event that a guest caused is within bounds."""

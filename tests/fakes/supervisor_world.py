@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from config.model import Config, TypeConfig
 from shared import messages as m
+from shared.control import DeviceStatus
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.worker_spec import WorkerSpec
@@ -23,6 +24,7 @@ from supervisor.registry import Registry
 from supervisor.scanner import Scanner
 from supervisor.services import Services
 from supervisor.spawner import WorkerOwner
+from supervisor.status import status_of
 from tests.fakes.clock_loop import settle
 
 T = TypeVar("T")
@@ -211,8 +213,8 @@ class FakeWorkers:
 class World:
     """A scanner and its devices in fake surroundings."""
 
-    def __init__(self, config: Config | None = None) -> None:
-        self.store = FakeStore()
+    def __init__(self, config: Config | None = None, store: FakeStore | None = None) -> None:
+        self.store = store or FakeStore()
         self.workers = FakeWorkers()
         self.registry: Registry[Device] = Registry()
         self.events = EventLog()
@@ -270,6 +272,10 @@ class World:
         found = self.registry.get(device)
         assert found is not None
         return found
+
+    def status(self, device: DeviceId = VBD) -> DeviceStatus:
+        """What `xenbackd status` says of it."""
+        return status_of(self.device(device), self.services.clock())
 
     async def start(self) -> None:
         await self.scanner.open()

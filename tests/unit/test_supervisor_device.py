@@ -140,7 +140,7 @@ async def test_s04_failed_write_leaves_the_state_and_is_tried_again() -> None:
     world.store.refuse = f"{world.back()}/state"
     await world.ready()
     assert XenbusState.INITIALISING is world.device().lifecycle.backend
-    assert "ENOSPC" in world.device().status().error
+    assert "ENOSPC" in world.status().error
     world.store.refuse = None
     await pass_time(3)
     assert world.state() == b"2"
@@ -208,7 +208,7 @@ async def test_s13_initialise_failure_leaves_the_state() -> None:
     world.workers.says(VBD, m.Failed, stage="initialise", blame=Blame.HOST, text="map: no memory")
     await settle()
     assert world.state() == b"2"
-    assert world.device().status().error == "map: no memory"
+    assert world.status().error == "map: no memory"
 
 
 @in_clock_loop
@@ -505,7 +505,7 @@ async def test_link_five_crashes_quarantine_until_restart() -> None:
     world.device().replace_worker()
     await settle()
     assert len(world.workers.starts) == 6
-    assert world.device().status().failures == 0
+    assert world.status().failures == 0
 
 
 @in_clock_loop
@@ -515,7 +515,7 @@ async def test_link_clean_exit_nobody_asked_for_is_a_failure() -> None:
     await world.serving()
     world.workers.exits(VBD, 0)
     await settle()
-    assert world.device().status().failures == 1
+    assert world.status().failures == 1
 
 
 @in_clock_loop
@@ -556,8 +556,8 @@ async def test_s06_handles_that_cannot_be_opened_are_reported_and_nobody_else_hu
     world.workers.exits(VBD, 78)
     await settle()
     assert text in world.store.nodes[ERROR].decode()
-    assert text == world.device().status().error
-    assert world.device().status().hold == "config"
+    assert text == world.status().error
+    assert world.status().hold == "config"
     assert WorkerPhase.SERVING is world.device(other).lifecycle.worker
 
 
@@ -573,7 +573,7 @@ async def test_publisher_error_node_goes_when_connected_again() -> None:
     world.workers.says(VBD, m.Attached, nodes={})
     await settle()
     assert ERROR not in world.store.nodes
-    assert world.device().status().error == ""
+    assert world.status().error == ""
 
 
 @in_clock_loop
@@ -606,8 +606,8 @@ async def test_link_missed_deadline_kills_and_counts(silent: str) -> None:
     await pass_time(10.1)
     assert world.workers.killed == [VBD]
     assert world.workers.starts == [(VBD, 1), (VBD, 2)]
-    assert world.device().status().failures == 1
-    assert "within 10 s" in world.device().status().error
+    assert world.status().failures == 1
+    assert "within 10 s" in world.status().error
 
 
 @in_clock_loop
@@ -672,7 +672,7 @@ async def test_link_broken_protocol_kills_and_counts() -> None:
     world.workers.listeners[VBD].worker_broke_protocol(BackendBug("message of worker: garbage"))
     await settle()
     assert world.workers.killed == [VBD]
-    assert world.device().status().failures == 1
+    assert world.status().failures == 1
     assert world.workers.starts == [(VBD, 1), (VBD, 2)]
 
 
@@ -717,7 +717,7 @@ async def test_device_xenstore_lost_while_starting_is_no_failure_of_the_worker()
     await world.scanner.rescan()
     await settle()
     assert world.workers.kinds(VBD) == ["Init"]
-    assert world.device().status().failures == 0
+    assert world.status().failures == 0
 
 
 @in_clock_loop

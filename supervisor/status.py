@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""What people are told of a device: one line of `status`. Reads, and changes nothing."""
+
+from __future__ import annotations
+
+from shared.control import DeviceStatus
+from supervisor.device import Device
+
+
+def status_of(device: Device, now: float) -> DeviceStatus:
+    """One device at the time `now` of the loop's clock."""
+    life, link = device.lifecycle, device.link
+    return DeviceStatus(
+        device=str(device.id),
+        backend=str(life.backend),
+        frontend=str(life.frontend),
+        online=life.online,
+        phase=life.worker.value,
+        hold=life.hold.value or ("" if life.enabled else "disabled"),
+        pid=link.pid,
+        generation=link.generation,
+        restarts=max(0, link.generation - 1),
+        failures=link.policy.failures,
+        error=device.reporter.text,
+        since=max(0.0, now - device.since),
+        counters=link.counters,
+    )

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""A device whose reads and writes of xenstore take time, while the world goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from shared import messages as m
+from shared.errors import Blame
+from shared.lifecycle_types import Hold, WorkerPhase
+from shared.xenbus import XenbusState
+from shared.xenstore.batch import Absent
+from shared.xenstore.errors import NoEntryError
+from tests.fakes.clock_loop import run, settle
+from tests.fakes.supervisor_world import OWN, VBD, FakeStore, World
+
+ERROR = f"{OWN}/error/backend/{VBD}/error"
+
+
+class SlowStore(FakeStore):
+    """Answers to reads of `slow` are taken at once and given when `release` is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = ""
+        self._gates: list[asyncio.Event] = []
+
+    async def read_or_none(self, path: str, tx: int = 0) -> bytes | None:
+        value = await super().read_or_none(path, tx)
+        if path == self.slow and tx == 0:
+            gate = asyncio.Event()
+            self._gates.append(gate)
+            await gate.wait()
+        return value
+
+    async def read_many(
+        self, paths: Iterable[str], tx: int = 0, absent: Absent = NoEntryError
+    ) -> list[bytes | None]:
+        return await asyncio.gather(*(self.read_or_none(path, tx) for path in paths))
+
+    def release(self) -> None:
+        """Reads are quick again, and those under way are answered."""
+        self.slow = ""
+        for gate in self._gates:
+            gate.set()
+        self._gates.clear()
+
+
+async def slow_world() -> tuple[World, SlowStore]:
+    """A world on a slow store, with a device whose worker has said Hello."""
+    store = SlowStore()
+    world = World(store=store)
+    await world.start()
+    world.plug()
+    await settle()
+    world.workers.says(VBD, m.Hello)
+    await settle()
+    return world, store
+
+
+def test_device_own_write_never_overtakes_a_read_under_way() -> None:
+    """What was read before our own write is not taken for a state that came back.
+
+    Initialising read late would mean that the toolstack had made another device.
+    """
+
+    async def body() -> None:
+        world, store = await slow_world()
+        store.slow = f"{world.back()}/state"
+        world.device().backend_event(None)
+        await settle()
+        world.workers.says(VBD, m.Initialised, nodes={})
+        await settle()
+        assert world.state() == b"1"  # the write waits for the read
+
+        store.release()
+        await settle()
+        assert world.state() == b"2"
+        assert not world.device().lifecycle.gone
+        assert XenbusState.INIT_WAIT is world.device().lifecycle.backend
+        assert WorkerPhase.READY is world.device().lifecycle.worker
+        assert world.workers.starts == [(VBD, 1)]
+
+    run(body())
+
+
+def test_device_state_forced_by_the_toolstack_is_not_written_over() -> None:
+    """A detach that comes while our own next state is on its way wins (xl block-detach)."""
+
+    async def body() -> None:
+        world, store = await slow_world()
+        on_event, store.on_event = store.on_event, lambda event: None
+        store.put(f"{world.back()}/online", b"0")
+        store.put(f"{world.back()}/state", b"5")  # and nobody has told us yet
+        store.on_event = on_event
+        world.workers.says(VBD, m.Initialised, nodes={"feature-x": b"1"})
+        await settle()
+
+        written = [value for path, value, _ in store.writes if path == f"{world.back()}/state"]
+        assert written == [b"6"]  # the frontend had not begun, so Closing is over at once
+        assert XenbusState.CLOSED is world.device().lifecycle.backend
+        assert world.workers.kinds(VBD)[-1] == "Stop"
+
+    run(body())
+
+
+def test_device_snapshot_that_fails_after_its_worker_died_blames_nobody() -> None:
+    """The order was for a worker that is no more; its successor gets one of its own."""
+
+    async def body() -> None:
+        store = SlowStore()
+        world = World(store=store)
+        await world.start()
+        world.plug()
+        await settle()
+        for number in range(600):
+            store.nodes[f"{world.back()}/n{number}"] = b"x"
+        store.nodes[f"{world.back()}/n0"] = b""
+        gate = asyncio.Event()
+        listing = store.directory
+
+        async def slow_listing(path: str, tx: int = 0) -> list[str]:
+            await gate.wait()
+            return await listing(path, tx)
+
+        store.directory = slow_listing  # type: ignore[method-assign]
+        world.workers.says(VBD, m.Hello)
+        await settle()
+        world.workers.exits(VBD, -9)
+        await settle()
+        gate.set()
+        await settle()
+
+        assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+        assert Hold.NONE is world.device().lifecycle.hold
+
+    run(body())
+
+
+def test_reporter_error_lost_with_the_connection_is_written_after_it() -> None:
+    """xenstored goes away while an error is told: the node is there when it is back."""
+
+    async def body() -> None:
+        world = World()
+        await world.start()
+        world.plug()
+        await settle()
+        world.store.lost = True
+        world.workers.says(VBD, m.Failed, stage="alloc", blame=Blame.HOST, text="no memory")
+        await settle()
+        assert ERROR not in world.store.nodes
+
+        world.store.lost = False
+        await world.scanner.rescan()
+        await settle()
+        assert world.store.nodes[ERROR].endswith(b"no memory")
+
+    run(body())
