@@ -10,9 +10,10 @@ before. Guests live in the process of the test, so it can be as hostile as it li
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -39,6 +40,8 @@ DEVID: Final = 51712
 SIZE: Final = 1 << 20
 SECTORS: Final = SIZE // 512
 DEADLINE: Final = 15.0
+PACE: Final = 0.02
+"""Seconds between two rounds of the neighbour."""
 
 CONFIG: Final = {
     **DEFAULT_CONFIG,
@@ -213,6 +216,7 @@ class World:
         end = time.monotonic() + DEADLINE
         while not (now := self.held()).no_more_than(before, replaced):
             assert time.monotonic() < end, f"left behind:\n{before}\n{now}"
+            select.select([], [], [], 0.01)
 
     def _descriptors(self) -> dict[int, int]:
         assert self.lab.supervisor is not None
@@ -228,9 +232,9 @@ class Neighbour:
     def __init__(self, world: World, guest: Guest) -> None:
         self._lab = world.lab
         self._guest = guest
-        self._stop = threading.Event()
         self._progress = threading.Condition()
-        self._rounds = 0
+        self._rounds = self._wanted = 0
+        self._stopped = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="neighbour", daemon=True)
         guest.disk.connect(DEADLINE)
@@ -252,7 +256,8 @@ class Neighbour:
     def works_on(self) -> None:
         """Its I/O goes on, without an error since the beginning, in the worker it began with."""
         with self._progress:
-            wanted = self._rounds + 2
+            self._wanted = wanted = self._rounds + 2
+            self._progress.notify_all()
             reached = self._progress.wait_for(
                 lambda: self._rounds >= wanted or self._error is not None, DEADLINE
             )
@@ -264,12 +269,20 @@ class Neighbour:
 
     def close(self) -> None:
         """End the thread."""
-        self._stop.set()
+        with self._progress:
+            self._stopped = True
+            self._progress.notify_all()
         self._thread.join(DEADLINE)
+
+    def _pause(self) -> bool:
+        """Leave the processors to others until somebody wants to see it work; True at the end."""
+        with self._progress:
+            self._progress.wait_for(lambda: self._stopped or self._rounds < self._wanted, PACE)
+            return self._stopped
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(0.005):
+            while not self._pause():
                 sector = self._rounds % (SECTORS // 8) * 8
                 data = self._rounds.to_bytes(8, "little") * 512
                 self._guest.disk.write(sector, data)
@@ -296,15 +309,6 @@ def running_world(config: Mapping[str, Any] = CONFIG, **options: Any) -> Iterato
                 yield world
             finally:
                 world.neighbour.close()
-
-
-def wait_for(holds: Callable[[], bool], what: str) -> None:
-    """Wait for what another process does and no descriptor tells."""
-    end = time.monotonic() + DEADLINE
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < end, what
-        pause.wait(0.01)
 
 
 def below(roots: set[int]) -> set[int]:

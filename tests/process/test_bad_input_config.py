@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from shared.control import Done, Reload
 from shared.embedded.guest.disk import DiskSpec
 from shared.embedded.toolstack import backend_path
+from supervisor.cli.client import RefusedError
 from tests.process.lab_world import DEADLINE, World, running_world
 
 CONFIG_ERROR = 78
@@ -38,23 +41,29 @@ def world() -> Iterator[World]:
 def test_bad_config_is_refused_by_reload_which_serves_on(
     world: World, text: str, line: int, word: str
 ) -> None:
-    """Reload says file, line and key, ends with 78, and nothing has changed."""
-    good = world.lab.config_path.read_text()
-    with world.untouched():
+    """Reload says file, line and key, and nothing has changed."""
+    with world.untouched(), _written(world, text):
         before = world.lab.status().types
-        world.lab.config_path.write_text(text)
-        try:
-            done = world.lab.run("reload")
-        finally:
-            world.lab.config_path.write_text(good)
-        assert done.returncode == CONFIG_ERROR
-        assert f"{world.lab.config_path}:{line}:" in done.stderr
-        assert word in done.stderr
-        assert "Traceback" not in done.stderr
+        with pytest.raises(RefusedError) as refused:
+            world.ask(Reload(), Done)
+        assert refused.value.exit_code == CONFIG_ERROR
+        assert f"{world.lab.config_path}:{line}:" in str(refused.value)
+        assert word in str(refused.value)
         assert world.lab.status().types == before
         with world.guest() as guest:
             guest.disk.connect(DEADLINE)
             guest.works()
+
+
+def test_bad_config_is_said_by_the_command(world: World) -> None:
+    """`xenbackd reload` ends with 78 and says what the supervisor said."""
+    text, line, word = BAD["unknown_key"]
+    with world.untouched(), _written(world, text):
+        done = world.lab.run("reload")
+    assert done.returncode == CONFIG_ERROR
+    assert f"{world.lab.config_path}:{line}:" in done.stderr
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["no_yaml", "unknown_handler"])
@@ -72,17 +81,12 @@ def test_bad_config_is_refused_by_serve(world: World, name: str) -> None:
 
 def test_bad_config_is_refused_on_sighup(world: World) -> None:
     """Nobody waits for an answer to a signal: the log says it."""
-    good = world.lab.config_path.read_text()
-    with world.untouched():
-        world.lab.config_path.write_text("types: [\n")
-        try:
-            assert world.lab.supervisor is not None
-            world.lab.supervisor.send_signal(signal.SIGHUP)
-            world.lab.wait(
-                lambda: "the old configuration stays" in world.lab.log(), DEADLINE, "refusal"
-            )
-        finally:
-            world.lab.config_path.write_text(good)
+    with world.untouched(), _written(world, "types: [\n"):
+        assert world.lab.supervisor is not None
+        world.lab.supervisor.send_signal(signal.SIGHUP)
+        world.lab.wait(
+            lambda: "the old configuration stays" in world.lab.log(), DEADLINE, "refusal"
+        )
 
 
 def test_unknown_device_type_is_left_alone(world: World) -> None:
@@ -97,3 +101,14 @@ def test_unknown_device_type_is_left_alone(world: World) -> None:
         guest.works()
         assert guest.dom0.read(f"{backend}/state") == b"1"
         assert [one.device for one in world.lab.status().devices if "vbd3" in one.device] == []
+
+
+@contextmanager
+def _written(world: World, text: str) -> Iterator[None]:
+    """The configuration file has this content for a while."""
+    good = world.lab.config_path.read_text()
+    world.lab.config_path.write_text(text)
+    try:
+        yield
+    finally:
+        world.lab.config_path.write_text(good)
