@@ -191,6 +191,8 @@ class MiniBackend:
         return self.disks[f"{_BASE}/{domid}/{devid}"]
 
     def __enter__(self) -> MiniBackend:
+        # Before anybody makes a device: those that are there already are not looked for.
+        self._xs.watch(_BASE, "backend")
         self._thread.start()
         return self
 
@@ -209,7 +211,6 @@ class MiniBackend:
 
     def _run(self) -> None:
         try:
-            self._xs.watch(_BASE, "backend")
             away = False
             while not self._quit.is_set():
                 try:
@@ -225,6 +226,9 @@ class MiniBackend:
             self.error = error
 
     def _turn(self) -> None:
+        # Events that came with an answer are in the client, where select does not see them.
+        while (event := self._xs.wait_event(0)) is not None:
+            self._event(event.path, event.token)
         rings = {
             disk.ring.handles.event_channels.fileno(): disk.ring
             for disk in self.disks.values()
@@ -234,8 +238,6 @@ class MiniBackend:
         for fd in ready:
             if isinstance(fd, int):
                 rings[fd].event()
-        while (event := self._xs.wait_event(0)) is not None:
-            self._event(event.path, event.token)
 
     def _look_again(self) -> None:
         for disk in self.disks.values():
