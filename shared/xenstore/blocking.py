@@ -10,7 +10,7 @@ from __future__ import annotations
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +27,13 @@ from shared.xenstore.errors import (
 )
 from shared.xenstore.listing import PartialListing, decode_names
 from shared.xenstore.transport import Connection, SocketTarget, Target, Transport
-from shared.xenstore.watches import WatchEvent
 from shared.xenstore.wire import (
     REQUEST_ID_MAX,
     Op,
     Packet,
     PacketReader,
     Perm,
+    WatchEvent,
     encode_perms,
     errno_payload,
     join_strings,
@@ -46,6 +46,9 @@ T = TypeVar("T")
 
 TRANSACTION_ATTEMPTS: Final = 50
 """Conflicts in a row after which a transaction is given up; others commit at each of them."""
+
+PIPELINE_MAX: Final = 64
+"""Requests sent before their answers are read; far less than what makes the server wait."""
 
 
 class BlockingXenstore:
@@ -87,10 +90,30 @@ class BlockingXenstore:
         except NoEntryError:
             return None
 
+    def read_many(self, paths: Sequence[str], tx: int = 0) -> list[bytes | None]:
+        """Values of nodes, None for each that is not there; pipelined as `write_many`."""
+        values: list[bytes | None] = []
+        payloads = [join_strings(Op.READ, path) for path in paths]
+        for packet, reply in self._exchange(Op.READ, payloads, tx):
+            try:
+                values.append(self._result(packet, reply))
+            except NoEntryError:
+                values.append(None)
+        return values
+
     def write(self, path: str, value: bytes | str, tx: int = 0) -> None:
         """Write a node (an empty value is a value); missing parents are made."""
-        data = value.encode() if isinstance(value, str) else value
-        self.request(Op.WRITE, join_strings(Op.WRITE, path) + data, tx)
+        self.request(Op.WRITE, _written(path, value), tx)
+
+    def write_many(self, nodes: Mapping[str, bytes | str], tx: int = 0) -> None:
+        """Write nodes in this order, in one round trip for every `PIPELINE_MAX` of them.
+
+        The first refusal is raised; the nodes after it may have been written all the same, so
+        this is for a transaction or for nodes that do not belong together.
+        """
+        payloads = [_written(path, value) for path, value in nodes.items()]
+        for packet, reply in self._exchange(Op.WRITE, payloads, tx):
+            self._result(packet, reply)
 
     def mkdir(self, path: str, tx: int = 0) -> None:
         """Make a node with an empty value unless it exists; missing parents are made."""
@@ -219,21 +242,10 @@ class BlockingXenstore:
 
         For hostile tests too: neither `op` nor `payload` (but for its length) is checked here.
         """
-        if self._connection.transport is None:
-            self._open()
-        rq_id = self._next_id
-        self._next_id = rq_id % REQUEST_ID_MAX + 1
-        packet = Packet(op, payload, rq_id, tx)
+        packet = self._packet(op, payload, tx)
         deadline = time.monotonic() + self._timeout
         self.send_raw(packet.encode())
-        while True:
-            while self._replies:
-                reply = self._replies.popleft()
-                # Kernels before 4.11 answer WATCH and UNWATCH with a request id of 0.
-                if reply.rq_id == rq_id or (reply.op == op and reply.rq_id == 0):
-                    return self._result(packet, reply)
-            if not self._receive(deadline):
-                self._lost(packet, f"no answer within {self._timeout:g} s")
+        return self._result(packet, self._reply_to(packet, deadline))
 
     def send_raw(self, data: bytes) -> None:
         """Put any bytes onto the connection (for hostile tests); returns when all are sent."""
@@ -267,6 +279,34 @@ class BlockingXenstore:
 
     def _path_request(self, op: Op, path: str, tx: int) -> bytes:
         return self.request(op, join_strings(op, path), tx)
+
+    def _exchange(self, op: Op, payloads: Sequence[bytes], tx: int) -> list[tuple[Packet, Packet]]:
+        """Send many requests of one kind before their answers are read; both, in pairs."""
+        pairs: list[tuple[Packet, Packet]] = []
+        for start in range(0, len(payloads), PIPELINE_MAX):
+            some = payloads[start : start + PIPELINE_MAX]
+            packets = [self._packet(op, payload, tx) for payload in some]
+            deadline = time.monotonic() + self._timeout
+            self.send_raw(b"".join(packet.encode() for packet in packets))
+            pairs += [(packet, self._reply_to(packet, deadline)) for packet in packets]
+        return pairs
+
+    def _packet(self, op: int, payload: bytes, tx: int) -> Packet:
+        if self._connection.transport is None:
+            self._open()
+        rq_id = self._next_id
+        self._next_id = rq_id % REQUEST_ID_MAX + 1
+        return Packet(op, payload, rq_id, tx)
+
+    def _reply_to(self, request: Packet, deadline: float) -> Packet:
+        while True:
+            while self._replies:
+                reply = self._replies.popleft()
+                # Kernels before 4.11 answer WATCH and UNWATCH with a request id of 0.
+                if reply.rq_id == request.rq_id or (reply.op == request.op and reply.rq_id == 0):
+                    return reply
+            if not self._receive(deadline):
+                self._lost(request, f"no answer within {self._timeout:g} s")
 
     def _transport(self) -> Transport:
         transport = self._connection.transport
@@ -320,6 +360,11 @@ class BlockingXenstore:
         if request is None:
             raise ConnectionLostError("connection", self._connection.path, cause)
         raise ConnectionLostError(operation_name(request.op), subject_of(request.payload), cause)
+
+
+def _written(path: str, value: bytes | str) -> bytes:
+    """Payload of a write."""
+    return join_strings(Op.WRITE, path) + (value.encode() if isinstance(value, str) else value)
 
 
 def _wait(transport: Transport, events: int, deadline: float | None) -> bool:

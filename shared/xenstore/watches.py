@@ -15,20 +15,15 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
+
+from shared.xenstore.wire import WatchEvent
 
 PENDING_PER_DOMAIN_MAX: Final = 256
 """Events kept per domain; some devices' worth of nodes written at once."""
 
 NO_DOMAIN: Final = -1
 """Key of events whose path the watch's callable could not read a domain from."""
-
-
-class WatchEvent(NamedTuple):
-    """Something changed at or below `path`, seen by the watch with `token`."""
-
-    path: str
-    token: str
 
 
 DomainKey = int | Callable[[str], int]

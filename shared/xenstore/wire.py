@@ -147,6 +147,13 @@ class Perm(NamedTuple):
         return cls(match[1].decode(), int(match[2]))
 
 
+class WatchEvent(NamedTuple):
+    """Something changed at or below `path`, seen by the watch with `token`."""
+
+    path: str
+    token: str
+
+
 def encode_perms(perms: Iterable[Perm]) -> bytes:
     """Payload of the permissions: each entry and a NUL."""
     return b"".join(str(perm).encode() + b"\0" for perm in perms)

@@ -21,7 +21,7 @@ from shared.xenstore.blocking import BlockingXenstore
 from shared.xenstore.client import XenstoreClient
 from shared.xenstore.errors import ConnectionLostError
 from shared.xenstore.transport import SocketTarget
-from shared.xenstore.watches import WatchEvent
+from shared.xenstore.wire import WatchEvent
 
 BACKEND = "/local/domain/0/backend/vbd"
 FRONTEND = "/local/domain/5/device/vbd/51712"

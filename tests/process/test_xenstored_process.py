@@ -28,8 +28,7 @@ from shared.xenstore.errors import (
     TransactionConflictError,
     XenstoreError,
 )
-from shared.xenstore.watches import WatchEvent
-from shared.xenstore.wire import HEADER, Op, Packet, Perm
+from shared.xenstore.wire import HEADER, Op, Packet, Perm, WatchEvent
 
 HOME = "/local/domain/5"
 
@@ -349,3 +348,24 @@ def test_xenstored_debian_tools_work(daemon: Daemon) -> None:
         assert watch.wait(timeout=10) == 0
     assert daemon.tool("xenstore-rm", "/a").returncode == 0
     assert daemon.tool("xenstore-read", "/a/b").returncode != 0
+
+
+def test_blocking_client_many_nodes_are_pipelined_in_order(dom0: BlockingXenstore) -> None:
+    """More nodes than go in one round trip are all written, and read with gaps as None."""
+    nodes = {f"/many/n{number}": b"%d" % number for number in range(150)}
+    dom0.write_many(nodes)
+    asked = ["/many/none", *nodes]
+
+    assert dom0.read_many(asked) == [None, *nodes.values()]
+
+
+def test_blocking_client_refused_among_many_leaves_the_connection_usable(
+    daemon: Daemon, dom0: BlockingXenstore
+) -> None:
+    """A refusal names its node, and the answers after it are not taken for later ones'."""
+    dom0.write("/secret", b"x")
+    with daemon.connect(5) as guest:
+        with pytest.raises(AccessDeniedError, match="/secret"):
+            guest.write_many({"a": "1", "/secret": "2", "b": "3"})
+
+        assert guest.read_many(["a", "b"]) == [b"1", b"3"]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import pytest
@@ -28,6 +28,10 @@ class DictStore:
 
     def read_or_none(self, path: str, tx: int = 0) -> bytes | None:
         return self.nodes.get(path)
+
+    def write_many(self, nodes: Mapping[str, bytes | str], tx: int = 0) -> None:
+        for path, value in nodes.items():
+            self.write(path, value, tx)
 
     def write(self, path: str, value: bytes | str, tx: int = 0) -> None:
         if not tx:

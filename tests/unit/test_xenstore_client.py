@@ -22,8 +22,7 @@ from shared.xenstore.errors import (
 )
 from shared.xenstore.session import Session
 from shared.xenstore.transport import SocketTarget
-from shared.xenstore.watches import WatchEvent
-from shared.xenstore.wire import Op, Packet, Perm
+from shared.xenstore.wire import Op, Packet, Perm, WatchEvent
 from tests.unit.xenstore_fake import FakeXenstored, fake_xenstored
 
 

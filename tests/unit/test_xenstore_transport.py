@@ -24,8 +24,7 @@ from shared.xenstore.transport import (
     SocketTarget,
     choose_target,
 )
-from shared.xenstore.watches import WatchEvent
-from shared.xenstore.wire import Op, Packet, PacketReader
+from shared.xenstore.wire import Op, Packet, PacketReader, WatchEvent
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.xenstore.watches import NO_DOMAIN, Watch, WatchEvent, WatchQueue, WatchTable
+from shared.xenstore.watches import NO_DOMAIN, Watch, WatchQueue, WatchTable
+from shared.xenstore.wire import WatchEvent
 
 BACKEND = "/local/domain/0/backend/vbd"
 

@@ -238,25 +238,22 @@ class BlockFrontend(DiskIo):
             # Left by a connection with another size of ring.
             if name not in nodes and self._xs.read_or_none(f"{self.path}/{name}", tx) is not None:
                 self._xs.rm(f"{self.path}/{name}", tx)
-        for name, value in nodes.items():
-            self._xs.write(f"{self.path}/{name}", value, tx)
+        self._xs.write_many({f"{self.path}/{name}": value for name, value in nodes.items()}, tx)
 
     def _take_figures(self) -> None:
         base = self.backend_path
-        sectors = _number(self._xs.read_or_none(f"{base}/sectors"))
+        names = ("sectors", "sector-size", "info", "feature-flush-cache", "feature-discard")
+        nodes = dict(zip(names, self._xs.read_many([f"{base}/{n}" for n in names]), strict=True))
+        sectors = _number(nodes["sectors"])
         if sectors is None or self.ring is None:
             # Connected without figures, or before we shared anything: not our turn yet.
             return
-        features = {
-            name: self._xs.read_or_none(f"{base}/{name}") == b"1"
-            for name in ("feature-flush-cache", "feature-discard")
-        }
         self.info = DiskInfo(
             sectors=sectors,
-            sector_size=_number(self._xs.read_or_none(f"{base}/sector-size")) or SECTOR,
-            readonly=bool((_number(self._xs.read_or_none(f"{base}/info")) or 0) & 4),
-            flush=features["feature-flush-cache"],
-            discard=features["feature-discard"],
+            sector_size=_number(nodes["sector-size"]) or SECTOR,
+            readonly=bool((_number(nodes["info"]) or 0) & 4),
+            flush=nodes["feature-flush-cache"] == b"1",
+            discard=nodes["feature-discard"] == b"1",
             persistent=self._persistent,
             slots=self.ring.slots,
         )
