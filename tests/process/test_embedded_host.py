@@ -7,12 +7,14 @@ import os
 import select
 import signal
 import subprocess
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from shared.embedded import starting
 from shared.embedded.domain import Domain
 from shared.embedded.host import run
 from shared.embedded.hypercalls import Hypercalls
@@ -156,3 +158,25 @@ def test_host_with_a_path_too_long_for_sockets_says_so(directory: Path) -> None:
     with pytest.raises(ConfigError, match="too long for a socket"):
         run(directory / ("x" * 90))
     assert not (directory / ("x" * 90)).exists()
+
+
+def test_host_start_interrupted_takes_the_process_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while it starts: nobody else knows of the process, so it is ended."""
+    ended: list[subprocess.Popen[bytes]] = []
+    end = starting._end
+
+    def noted(process: subprocess.Popen[bytes], timeout: float) -> int:
+        ended.append(process)
+        return end(process, timeout)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(starting, "_end", noted)
+    monkeypatch.setattr(starting, "select", types.SimpleNamespace(select=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        start_embedded(tmp_path / "e")
+
+    assert [process.returncode is not None for process in ended] == [True]

@@ -62,7 +62,8 @@ def test_block_engine_auto_gives_what_would_block_to_threads() -> None:
 
         assert [status for _, _, status in it.serve_all(8)] == [OKAY] * 8
         assert it.counters()["pooled"] == 8
-        assert it.counters()["io_threads"] == 2
+        # One may be so quick that no second is needed.
+        assert 1 <= it.counters()["io_threads"] <= 2
         assert it.counters()["in_flight"] == 0
 
 

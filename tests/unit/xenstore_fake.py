@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from shared.embedded.xenstored.nodes import RefusedError
@@ -104,7 +104,8 @@ class FakeXenstored:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-            os.unlink(self.path)  # noqa: PTH108 - pathlib is refused in async functions
+            with suppress(FileNotFoundError):  # Python 3.13 removes it by itself
+                os.unlink(self.path)  # noqa: PTH108 - pathlib is refused in async functions
         for connection in list(self.connections):
             connection.transport.abort()
         await self.until(lambda: not self.connections)
