@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from shared import lifecycle_types as t
 from shared.errors import Blame
-from shared.lifecycle_rules import RULES
+from shared.lifecycle_rules import NO_PROCESS, RULES
 from shared.lifecycle_types import Hold, Lifecycle, Step
 from shared.lifecycle_types import WorkerPhase as W
 from shared.xenbus import XenbusState as X
@@ -39,9 +39,6 @@ from shared.xenbus import XenbusState as X
 TAKE_UP_STATES: Final = frozenset({X.INITIALISING, X.INIT_WAIT, X.CONNECTED, X.CLOSING, X.CLOSED})
 """Initialising is what a toolstack leaves (S11); the others are what an earlier supervisor of
 ours leaves: its rings are live and are taken up again."""
-
-_NO_PROCESS: Final = frozenset({W.ABSENT, W.STOPPING})
-
 
 STEPS_KEPT: Final = 4096
 """Steps remembered: devices walk the same few paths, and a guest can do no more than evict."""
@@ -93,7 +90,7 @@ def _note(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Action, ..
             return changed(now, hold=Hold.NONE), ()
         case t.ReplaceWorker():
             released = changed(now, hold=Hold.NONE)
-            return _ended(released) if now.worker not in _NO_PROCESS else (released, ())
+            return _ended(released) if now.worker not in NO_PROCESS else (released, ())
     return _worker_event(now, event)
 
 

@@ -17,6 +17,8 @@ from shared.lifecycle_types import Hold, Lifecycle
 from shared.lifecycle_types import WorkerPhase as W
 from shared.xenbus import XenbusState as X
 
+_LIVE: Final = frozenset({X.CONNECTED, X.CLOSING})
+"""States in which a ring may be in use; a mounted disk needs it in Closing too."""
 _OPEN: Final = frozenset({X.INITIALISING, X.INIT_WAIT, X.CONNECTED})
 _FRONTEND_READY: Final = frozenset({X.INITIALISED, X.CONNECTED})
 _FRONTEND_ABSENT: Final = frozenset({X.UNKNOWN, X.INVALID})
@@ -25,8 +27,12 @@ _FRONTEND_CLOSED: Final = frozenset({X.CLOSING, X.CLOSED})
 _ATTACHED: Final = frozenset({W.ATTACHING, W.SERVING, W.DETACHING, W.STOPPING})
 """Phases in which the worker may still hold something of the guest's."""
 _DETACHED: Final = frozenset(W) - _ATTACHED
-_NO_PROCESS: Final = frozenset({W.ABSENT, W.STOPPING})
-_ALIVE: Final = frozenset(W) - _NO_PROCESS
+_ABSENT: Final = frozenset({W.ABSENT})
+_SERVING: Final = frozenset({W.SERVING})
+NO_PROCESS: Final = frozenset({W.ABSENT, W.STOPPING})
+"""Phases in which nobody is there to obey."""
+_ALIVE: Final = frozenset(W) - NO_PROCESS
+_STARTING: Final = frozenset({X.INITIALISING, X.INIT_WAIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ RULES: Final = (
         "forget",
         "directory removed or domain dead, and no process left",
         gone=True,
-        worker=frozenset({W.ABSENT}),
+        worker=_ABSENT,
         action=t.Forget(),
     ),
     Rule(
@@ -111,7 +117,7 @@ RULES: Final = (
         "detach-closed-frontend",
         "the frontend closes; everything of its is given back before it is told so",
         frontend=_FRONTEND_CLOSED,
-        worker=frozenset({W.SERVING}),
+        worker=_SERVING,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
@@ -120,16 +126,16 @@ RULES: Final = (
         "a frontend directory that went away is a closed frontend",
         backend=frozenset({X.CONNECTED, X.CLOSING, X.CLOSED}),
         frontend=_FRONTEND_ABSENT,
-        worker=frozenset({W.SERVING}),
+        worker=_SERVING,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
     Rule(
         "detach-restarted-frontend",
         "back at Initialising without closing: kexec, crash, driver reload",
-        backend=frozenset({X.CONNECTED, X.CLOSING}),
+        backend=_LIVE,
         frontend=frozenset({X.INITIALISING}),
-        worker=frozenset({W.SERVING}),
+        worker=_SERVING,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
@@ -138,7 +144,7 @@ RULES: Final = (
         "was Connected and offers a ring anew",
         backend=frozenset({X.CONNECTED}),
         frontend=frozenset({X.INIT_WAIT, X.INITIALISED}),
-        worker=frozenset({W.SERVING}),
+        worker=_SERVING,
         frontend_was_connected=True,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
@@ -147,7 +153,7 @@ RULES: Final = (
         "detach-forced",
         "the toolstack forced Closed while the ring ran",
         backend=frozenset({X.CLOSED}),
-        worker=frozenset({W.SERVING}),
+        worker=_SERVING,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
@@ -185,7 +191,7 @@ RULES: Final = (
     Rule(
         "closed-vanished",
         "nobody is there any more",
-        backend=frozenset({X.CONNECTED, X.CLOSING}),
+        backend=_LIVE,
         frontend=_FRONTEND_ABSENT,
         worker=_DETACHED,
         writes=X.CLOSED,
@@ -193,7 +199,7 @@ RULES: Final = (
     Rule(
         "closed-restarted",
         "closed for the frontend that started anew; the reset follows (S16)",
-        backend=frozenset({X.CONNECTED, X.CLOSING}),
+        backend=_LIVE,
         frontend=frozenset({X.INITIALISING}),
         worker=_DETACHED,
         writes=X.CLOSED,
@@ -211,7 +217,7 @@ RULES: Final = (
         "closed-unserved",
         "closing, but no worker may be started to serve what the frontend still wants",
         backend=frozenset({X.CLOSING}),
-        worker=frozenset({W.ABSENT}),
+        worker=_ABSENT,
         hold=frozenset({Hold.QUARANTINED, Hold.CONFIG, Hold.GUEST}),
         writes=X.CLOSED,
     ),
@@ -228,7 +234,7 @@ RULES: Final = (
         "switched off and closed",
         enabled=False,
         backend=frozenset({X.CLOSED}),
-        worker=_ALIVE - {W.ATTACHING, W.SERVING, W.DETACHING},
+        worker=_ALIVE - _ATTACHED,
         action=t.StopWorker(),
         to_worker=W.STOPPING,
     ),
@@ -237,7 +243,7 @@ RULES: Final = (
         "switched off, closed and no process left; the directory stays the toolstack's",
         enabled=False,
         backend=frozenset({X.CLOSED}),
-        worker=frozenset({W.ABSENT}),
+        worker=_ABSENT,
         action=t.Forget(),
     ),
     # --- after Closed
@@ -246,7 +252,7 @@ RULES: Final = (
         "closed and not online: nothing will come any more",
         online=False,
         backend=frozenset({X.CLOSED}),
-        worker=_ALIVE - {W.ATTACHING, W.SERVING, W.DETACHING},
+        worker=_ALIVE - _ATTACHED,
         action=t.StopWorker(),
         to_worker=W.STOPPING,
     ),
@@ -268,8 +274,8 @@ RULES: Final = (
         enabled=True,
         fault=False,
         online=True,
-        backend=frozenset({X.INITIALISING, X.INIT_WAIT}),
-        worker=frozenset({W.ABSENT}),
+        backend=_STARTING,
+        worker=_ABSENT,
         hold=frozenset({Hold.NONE}),
         action=t.StartWorker(),
         to_worker=W.STARTING,
@@ -278,9 +284,9 @@ RULES: Final = (
         "start-successor",
         "the ring is live and nobody serves it",
         fault=False,
-        backend=frozenset({X.CONNECTED, X.CLOSING}),
+        backend=_LIVE,
         frontend=_FRONTEND_READY,
-        worker=frozenset({W.ABSENT}),
+        worker=_ABSENT,
         hold=frozenset({Hold.NONE}),
         action=t.StartWorker(),
         to_worker=W.STARTING,
@@ -289,7 +295,7 @@ RULES: Final = (
         "init",
         "only when online (S12)",
         online=True,
-        backend=frozenset({X.INITIALISING, X.INIT_WAIT}),
+        backend=_STARTING,
         worker=frozenset({W.IDLE}),
         action=t.AskInit(),
         to_worker=W.INITIALISING,
@@ -297,7 +303,7 @@ RULES: Final = (
     Rule(
         "init-successor",
         "a successor opens what the device stands on before it takes the ring",
-        backend=frozenset({X.CONNECTED, X.CLOSING}),
+        backend=_LIVE,
         frontend=_FRONTEND_READY,
         worker=frozenset({W.IDLE}),
         action=t.AskInit(),
@@ -332,7 +338,7 @@ RULES: Final = (
     Rule(
         "resume",
         "both ends are connected: the successor takes up the live ring",
-        backend=frozenset({X.CONNECTED, X.CLOSING}),
+        backend=_LIVE,
         frontend=_FRONTEND_READY,
         worker=frozenset({W.READY}),
         action=t.AskInitialise(resume=True),
@@ -342,7 +348,7 @@ RULES: Final = (
         "connect",
         "the ring runs (S13)",
         backend=frozenset({X.INIT_WAIT}),
-        worker=frozenset({W.SERVING}),
+        worker=_SERVING,
         writes=X.CONNECTED,
     ),
     Rule(
@@ -350,7 +356,7 @@ RULES: Final = (
         "both ends are connected (S14)",
         backend=frozenset({X.CONNECTED}),
         frontend=frozenset({X.CONNECTED}),
-        worker=frozenset({W.SERVING}),
+        worker=_SERVING,
         greeted=False,
         action=t.AskConnected(),
     ),
