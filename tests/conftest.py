@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, and nothing about us.
+settings.register_profile("xenbackd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("xenbackd")
 
 
 def pytest_configure() -> None:
@@ -14,3 +23,13 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """`logs.setup` in one test takes the lines away from the next one's caplog."""
+    log = logging.getLogger("xenbackd")
+    before = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = before[:2]
+    log.setLevel(before[2])

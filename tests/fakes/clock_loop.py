@@ -8,10 +8,12 @@ the machine is. Waiting for something that cannot happen is an error instead of 
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -49,3 +51,19 @@ async def settle(turns: int = 200) -> None:
     """Let everything that can happen without the passing of time happen."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def pass_time(seconds: float) -> None:
+    """Let time pass, and what follows from it."""
+    await asyncio.sleep(seconds)
+    await settle()
+
+
+def in_clock_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test in a `ClockLoop`."""
+
+    @functools.wraps(test)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return wrapper

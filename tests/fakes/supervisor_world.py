@@ -30,6 +30,7 @@ from tests.fakes.clock_loop import settle
 T = TypeVar("T")
 OWN = "/local/domain/0"
 VBD = DeviceId("vbd", 3, 51712)
+ERROR = f"{OWN}/error/backend/{VBD}/error"
 
 
 class Event(NamedTuple):
@@ -299,3 +300,10 @@ class World:
         await settle()
         self.frontend(4, device)
         await settle()
+
+
+async def world_of(config: Config | None = None, store: FakeStore | None = None) -> World:
+    """A world whose scanner has started."""
+    world = World(config, store)
+    await world.start()
+    return world

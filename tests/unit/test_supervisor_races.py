@@ -13,9 +13,7 @@ from shared.xenbus import XenbusState
 from shared.xenstore.batch import Absent
 from shared.xenstore.errors import NoEntryError
 from tests.fakes.clock_loop import run, settle
-from tests.fakes.supervisor_world import OWN, VBD, FakeStore, World
-
-ERROR = f"{OWN}/error/backend/{VBD}/error"
+from tests.fakes.supervisor_world import ERROR, VBD, FakeStore, World, world_of
 
 
 class SlowStore(FakeStore):
@@ -50,8 +48,7 @@ class SlowStore(FakeStore):
 async def slow_world() -> tuple[World, SlowStore]:
     """A world on a slow store, with a device whose worker has said Hello."""
     store = SlowStore()
-    world = World(store=store)
-    await world.start()
+    world = await world_of(store=store)
     world.plug()
     await settle()
     world.workers.says(VBD, m.Hello)
@@ -110,8 +107,7 @@ def test_device_snapshot_that_fails_after_its_worker_died_blames_nobody() -> Non
 
     async def body() -> None:
         store = SlowStore()
-        world = World(store=store)
-        await world.start()
+        world = await world_of(store=store)
         world.plug()
         await settle()
         for number in range(600):
@@ -142,8 +138,7 @@ def test_reporter_error_lost_with_the_connection_is_written_after_it() -> None:
     """xenstored goes away while an error is told: the node is there when it is back."""
 
     async def body() -> None:
-        world = World()
-        await world.start()
+        world = await world_of()
         world.plug()
         await settle()
         world.store.lost = True

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""The scanner: what is found, watched, taken up and forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from config.model import Config, LimitsConfig, TypeConfig
+from shared import messages as m
+from shared.device_id import DeviceId
+from tests.fakes.clock_loop import in_clock_loop, settle
+from tests.fakes.supervisor_world import ERROR, OWN, VBD, World, world_of
+
+
+@in_clock_loop
+async def test_s18_scan_takes_up_what_is_there_and_watches_first() -> None:
+    """One watch per type for all domains; devices that were there before are taken up."""
+    world = World()
+    world.plug(VBD)
+    world.plug(DeviceId("vbd", 9, 1))
+    await world.start()
+    assert (f"{OWN}/backend/vbd", "type:vbd") in world.store.watches
+    assert {VBD, DeviceId("vbd", 9, 1)} == {device.id for device in world.registry}
+
+
+@in_clock_loop
+async def test_s18_absent_directory_is_no_error() -> None:
+    """No backend directory yet: nothing to take up, and the watch stands."""
+    world = await world_of()
+    assert len(world.registry) == 0
+    world.plug()
+    await settle()
+    assert VBD in world.registry
+
+
+@in_clock_loop
+async def test_s18_failing_watch_is_an_error() -> None:
+    """Without its watch a type cannot be served, and that is said."""
+    world = World()
+    world.store.refused_watches.add(f"{OWN}/backend/vbd")
+    with pytest.raises(Exception, match="backend/vbd: refused"):
+        await world.scanner.open()
+
+
+@in_clock_loop
+async def test_scanner_special_watches_refused_still_serves() -> None:
+    """In a driver domain @releaseDomain may be forbidden; devices are served all the same."""
+    world = World()
+    world.store.refused_watches |= {"@releaseDomain", "@introduceDomain"}
+    world.plug()
+    await world.start()
+    assert VBD in world.registry
+
+
+@in_clock_loop
+async def test_s05_many_events_for_one_device_make_one() -> None:
+    """However many events tell of a new device, it is there once and has one worker."""
+    world = await world_of()
+    world.plug()
+    for _ in range(50):
+        world.store.put(f"{world.back()}/params", b"aio:/img")
+    await settle()
+    assert len(world.registry) == 1
+    assert world.workers.starts == [(VBD, 1)]
+
+
+@in_clock_loop
+async def test_s08_domain_death_forgets_all_its_devices() -> None:
+    """All devices of a dead domain go, their workers end, their watches are taken back."""
+    world = await world_of()
+    other = DeviceId("vbd", 4, 1)
+    second = DeviceId("vbd", 3, 2)
+    for device in (VBD, second, other):
+        await world.serving(device)
+    world.store.domain_dies(3)
+    await settle()
+    for device in (VBD, second):
+        assert world.workers.kinds(device)[-1] == "Stop"
+        world.workers.exits(device, 0)
+    await settle()
+    assert [other] == [device.id for device in world.registry]
+    assert [f"device:{other}"] == [t for _, t in world.store.watches if t.startswith("device:")]
+    assert world.state(VBD) == b"4", "the directories are the toolstack's"
+
+
+@in_clock_loop
+async def test_s19_removed_backend_directory_ends_the_device_and_creates_nothing() -> None:
+    """Hard unplug: the worker ends, and not one node is made anew."""
+    world = await world_of()
+    await world.serving()
+    world.store.remove(world.back())
+    await settle()
+    world.workers.exits(VBD, 0)
+    await settle()
+    assert VBD not in world.registry
+    assert not [path for path in world.store.nodes if path.startswith(f"{OWN}/backend/vbd/3")]
+    assert not [path for path in world.store.nodes if path.startswith(f"{OWN}/error/")]
+
+
+@in_clock_loop
+async def test_s19_removal_of_a_whole_domain_directory_is_seen() -> None:
+    """The event names a level above the device."""
+    world = await world_of()
+    await world.serving()
+    world.store.remove(f"{OWN}/backend/vbd/3")
+    await settle()
+    world.workers.exits(VBD, 0)
+    await settle()
+    assert VBD not in world.registry
+
+
+@in_clock_loop
+async def test_s11_wrong_initial_state_is_said_with_device_and_node() -> None:
+    """A backend that starts in no state of ours is refused, and tried again when it changes."""
+    world = await world_of()
+    world.plug(state=7)
+    await settle()
+    assert VBD not in world.registry
+    told = [event for event in world.events.last(10) if event.kind == "set-up"]
+    assert len(told) == 1
+    assert "vbd/3/51712" in told[0].text
+    assert "node state" in told[0].text
+    assert "initial backend state is wrong" in world.store.nodes[ERROR].decode()
+    world.store.put(f"{world.back()}/state", b"1")
+    await settle()
+    assert VBD in world.registry
+
+
+@in_clock_loop
+async def test_s11_frontend_node_absent_or_foreign_is_said() -> None:
+    """The frontend path comes from the backend directory and must be the guest's own."""
+    world = await world_of()
+    world.plug()
+    del world.store.nodes[f"{world.back()}/frontend"]
+    await settle()
+    assert VBD not in world.registry
+    world.store.put(f"{world.back()}/frontend", b"/local/domain/9/device/vbd/1")
+    await settle()
+    assert VBD not in world.registry
+    told = [event.text for event in world.events.last(10) if event.kind == "set-up"]
+    assert all("vbd/3/51712: node frontend" in text for text in told)
+    assert len(told) == 2
+
+
+@in_clock_loop
+async def test_s20_neighbour_with_the_same_beginning_is_not_heard() -> None:
+    """Events below /…/51712x are not those of /…/51712."""
+    world = await world_of()
+    await world.serving()
+    before = len(world.workers.orders[VBD])
+    from tests.fakes.supervisor_world import Event
+
+    world.scanner.dispatch(Event(f"{world.front()}x/state", f"device:{VBD}"))
+    await settle()
+    assert before == len(world.workers.orders[VBD])
+
+
+@in_clock_loop
+async def test_s20_flood_of_one_frontend_keeps_bounded_work() -> None:
+    """Ten thousand events before anyone looks are a handful of orders."""
+    world = await world_of()
+    await world.serving()
+    for number in range(10_000):
+        world.store.put(f"{world.front()}/noise", b"%d" % number)
+    await settle()
+    assert world.workers.kinds(VBD).count("FrontendChanged") == 1
+
+
+@in_clock_loop
+async def test_scanner_rescan_finds_what_changed_meanwhile() -> None:
+    """After xenstored came back: vanished devices go, new ones are taken up, states are read."""
+    world = await world_of()
+    new, third = DeviceId("vbd", 8, 1), DeviceId("vbd", 7, 1)
+    await world.serving()
+    await world.serving(third)
+    on_event, world.store.on_event = world.store.on_event, lambda event: None
+    world.store.remove(world.back())
+    world.plug(new)
+    world.frontend(5, third)
+    world.store.on_event = on_event
+    await world.scanner.rescan()
+    await settle()
+    world.workers.exits(VBD, 0)
+    await settle()
+    assert {new, third} == {device.id for device in world.registry}
+    assert world.workers.kinds(third)[-1] == "Disconnect"
+
+
+@in_clock_loop
+async def test_scanner_domain_not_known_has_no_devices_until_introduced() -> None:
+    """What a dead domain left is not taken up; a domain that is introduced is."""
+    from tests.fakes.supervisor_world import Event
+
+    world = await world_of()
+    world.plug()
+    world.store.domains.discard(3)
+    await settle()
+    assert VBD not in world.registry
+    world.store.domains.add(3)
+    world.scanner.dispatch(Event("@introduceDomain", "@introduceDomain"))
+    await settle()
+    assert VBD in world.registry
+
+
+@in_clock_loop
+async def test_scanner_limit_of_devices_per_domain_holds() -> None:
+    """A domain gets no more devices than the configuration allows; others are not affected."""
+    config = Config(
+        types={"vbd": TypeConfig(handler="block")}, limits=LimitsConfig(devices_per_domain=2)
+    )
+    world = await world_of(config)
+    for devid in range(4):
+        world.plug(DeviceId("vbd", 3, devid))
+    world.plug(DeviceId("vbd", 4, 0))
+    await settle()
+    assert len(world.registry.of_domain(3)) == 2
+    assert len(world.registry.of_domain(4)) == 1
+    assert [m for m in world.events.last(10) if "devices_per_domain" in m.text]
+
+
+@in_clock_loop
+async def test_scanner_type_switched_off_closes_and_on_again_takes_up() -> None:
+    """Off: closed in order and forgotten, the frontend served until it closes. On: scanned."""
+    world = await world_of()
+    await world.serving()
+    world.scanner.disable("vbd")
+    await settle()
+    assert world.state() == b"5"
+    assert "Disconnect" not in world.workers.kinds(VBD)
+    world.frontend(6)
+    await settle()
+    world.workers.says(VBD, m.Disconnected)
+    await settle()
+    world.workers.exits(VBD, 0)
+    await settle()
+    assert world.state() == b"6"
+    assert VBD not in world.registry
+    world.frontend(1)
+    await world.scanner.enable("vbd")
+    await settle()
+    assert VBD in world.registry
