@@ -99,6 +99,8 @@ class Device:
         """
         if self._standing_down:
             return
+        if not self.lifecycle.taken_up and not isinstance(event, t.TakeUp):
+            return  # not taken up yet, or forgotten: whatever was decided meanwhile is not for it
         step = advance(self.lifecycle, event)
         self.lifecycle = step.after
         self.log.debug("%s: %s", type(event).__name__, ", ".join(step.rules) or "noted")

@@ -75,6 +75,8 @@ class Scanner:
         self._told: dict[DeviceId, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet: list[asyncio.Future[None]] = []
+        self._releases = 0
+        """How often a domain was said to be gone."""
 
     # --- start and stop
 
@@ -181,6 +183,7 @@ class Scanner:
 
     async def _domains_changed(self, what: str) -> None:
         if what == RELEASE:
+            self._releases += 1
             await self._check_domains()
         else:
             for type_ in list(self._handlers):
@@ -271,19 +274,26 @@ class Scanner:
         type_config: TypeConfig = services.config.types[id_.type]
         device = Device(id_, frontend_path, services, type_config, self._handlers[id_.type])
         self._registry.add(device)
+        releases = self._releases
+        taken_up = False
         try:
             await self._watch(frontend_path, f"device:{id_}", id_.domid)
             untrusted_state = await probe.frontend_state(services.store, frontend_path)
+            if id_.type not in self._handlers:
+                return  # switched off meanwhile
             device.feed(t.TakeUp(seen.state, untrusted_state, seen.online))
-        except BaseException:
-            self._registry.remove(id_)
-            await device.close()
-            await self._unwatch(frontend_path, id_)
-            raise
+            taken_up = True
+        finally:
+            if not taken_up:
+                self._registry.remove(id_)
+                await device.close()
+                await self._unwatch(frontend_path, id_)
         self._told.pop(id_, None)
         device.log.info("taken up: backend %s, frontend %s", seen.state, untrusted_state)
-        # The watch was set after the first read; what happened between is read now.
+        # What happened since the first read found nobody who would hear of it.
         device.backend_event(None)
+        if releases != self._releases:
+            self._spawn(self._check_domains())
 
     async def _refuse(self, id_: DeviceId, blame: Blame, text: str) -> None:
         if self._told.get(id_) == text:

@@ -152,3 +152,61 @@ def test_reporter_error_lost_with_the_connection_is_written_after_it() -> None:
         assert world.store.nodes[ERROR].endswith(b"no memory")
 
     run(body())
+
+
+async def being_taken_up() -> tuple[World, SlowStore]:
+    """A world with a device that is registered, and whose frontend is just being read."""
+    store = SlowStore()
+    world = await world_of(store=store)
+    store.slow = f"{world.front()}/state"
+    world.plug()
+    await settle()
+    assert VBD in world.registry
+    return world, store
+
+
+def test_scanner_type_switched_off_while_a_device_is_taken_up_leaves_it_alone() -> None:
+    """The reload comes between finding the device and taking it up; it is not lost."""
+
+    async def body() -> None:
+        world, store = await being_taken_up()
+        world.scanner.disable("vbd")
+        store.release()
+        await settle()
+        assert VBD not in world.registry
+        assert world.workers.starts == []
+        await world.scanner.enable("vbd")
+        await settle()
+        assert world.workers.starts == [(VBD, 1)]
+
+    run(body())
+
+
+def test_scanner_domain_that_dies_while_its_device_is_taken_up_is_noticed() -> None:
+    """Nobody heard of the death at that moment: it is asked again afterwards."""
+
+    async def body() -> None:
+        world, store = await being_taken_up()
+        store.domain_dies(VBD.domid)
+        await settle()
+        store.release()
+        await settle()
+        for device in list(world.workers.specs):
+            world.workers.exits(device, 0)
+        await settle()
+        assert VBD not in world.registry
+
+    run(body())
+
+
+def test_device_restart_while_it_is_taken_up_is_nothing() -> None:
+    """There is no worker to replace yet, and asking for it is no bug."""
+
+    async def body() -> None:
+        world, store = await being_taken_up()
+        world.device().replace_worker()
+        store.release()
+        await settle()
+        assert world.workers.starts == [(VBD, 1)]
+
+    run(body())
