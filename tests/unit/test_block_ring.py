@@ -115,7 +115,7 @@ def test_block_ring_answers_in_ring_order_whatever_ends_first() -> None:
     with bench(disk=disk, engine=lib.BLK_ENGINE_AUTO) as it:
         disk.gate.clear()
         it.frontend.put(READ, 1, 0, PAGE0)
-        it.frontend.put(READ, 2, 8, [(101, 0, 7)])
+        it.frontend.put(READ, 2, 16, [(101, 0, 7)])
         it.frontend.push()
         it.run()
 

@@ -80,7 +80,7 @@ struct blk_counters {
     uint64_t bad_operation, bad_segments, bad_range, bad_alignment, bad_discard, read_only;
     uint64_t grant_errors, io_errors, short_io;
     uint64_t last_errno;
-    uint64_t notifies, notify_errors, wakeups, stray_events, batches, pooled;
+    uint64_t notifies, notify_errors, wakeups, stray_events, batches, pooled, merged;
     uint64_t poll_hits, poll_misses;
     uint64_t grant_maps, grant_copies;
     uint64_t in_flight, persistent_grants, io_threads;

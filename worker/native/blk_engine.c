@@ -80,6 +80,19 @@ static void start(struct blk_dev *dev, struct request *request)
     ended(dev, request);
 }
 
+/* Start the first requests of a batch, merged as far as they go together. How many. */
+static uint32_t start_some(struct blk_dev *dev, struct request *const *batch, uint32_t count)
+{
+    uint32_t length = merge_length(dev, batch, count);
+    uint32_t done = length > 1 ? merge_run(dev, batch, length) : 0;
+
+    for (uint32_t i = 0; i < done; i++)
+        ended(dev, batch[i]);
+    for (uint32_t i = done; i < length; i++)
+        start(dev, batch[i]);
+    return length;
+}
+
 /* Take and check up to a batch; those that may run are put into `batch`. */
 static uint32_t take(struct blk_dev *dev, uint32_t available, struct request **batch,
                      uint32_t *valid)
@@ -137,11 +150,11 @@ uint32_t engine_step(struct blk_dev *dev)
     if (!work)
         return 0;
     grants_prepare(dev, batch, valid);
-    for (uint32_t i = 0; i < valid; i++) {
+    for (uint32_t i = 0; i < valid;) {
         if (batch[i]->status != BLKIF_RSP_OKAY)
-            batch[i]->state = REQUEST_DONE; /* a page of a write could not be had */
+            batch[i++]->state = REQUEST_DONE; /* a page of a write could not be had */
         else
-            start(dev, batch[i]);
+            i += start_some(dev, batch + i, valid - i);
         ring_publish(dev);
     }
     grants_finish_reads(dev);

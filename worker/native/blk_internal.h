@@ -6,6 +6,7 @@
  *   blk_request.c  the only reader of what a guest wrote into a request
  *   blk_grants.c   guest pages: kept mapped, or copied through bounce buffers
  *   blk_disk.c     a file or block device; running one request on a disk
+ *   blk_merge.c    neighbouring requests as one call to the disk
  *   blk_pool.c     threads for what blocks
  *   blk_engine.c   one batch from ring to ring; opening, attaching, detaching
  *   blk_run.c      the loop: serve, poll, sleep
@@ -176,6 +177,10 @@ int grants_detach(struct blk_dev *dev);
 /* blk_disk.c */
 int fd_disk_open(struct fd_disk *disk, int fd, struct blk_disk *out);
 int disk_run(const struct blk_disk *disk, struct request *request);
+
+/* blk_merge.c */
+uint32_t merge_length(const struct blk_dev *dev, struct request *const *batch, uint32_t count);
+uint32_t merge_run(struct blk_dev *dev, struct request *const *batch, uint32_t count);
 
 /* blk_pool.c */
 int pool_open(struct pool *pool, uint32_t limit);

@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = ("ring", "request", "grants", "disk", "pool", "engine", "run")
+_SOURCES = ("ring", "request", "grants", "disk", "merge", "pool", "engine", "run")
 
 
 def _declarations(path: str) -> str:
