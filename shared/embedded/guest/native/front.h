@@ -49,7 +49,12 @@ struct front {
     int stop_fd;
     struct front_page *pages;
     uint32_t page_count;
-    uint32_t *free_pages; /* LIFO: what was used last is warm, and mapped by the backend */
+    /*
+     * A bit for each free page, the lowest is taken first: few pages stay warm and mapped by the
+     * backend, and a large I/O lies in neighbouring ones, as buffers of a page cache do.
+     */
+    uint64_t *free_pages;
+    uint32_t first_free; /* no word before this one has a bit set */
     uint32_t free_page_count;
     struct front_shadow *shadows;
     uint32_t *free_shadows;
@@ -71,6 +76,7 @@ static inline int front_room(const struct front *front, uint32_t pages)
            front->req_prod - front->rsp_cons < front->slots;
 }
 
+void front_free_page(struct front *front, uint32_t page);
 /* Take a shadow and its pages; the caller fills the pages, then calls front_put. */
 struct front_shadow *front_take(struct front *front, uint32_t pages);
 void front_put(struct front *front, struct front_shadow *shadow, int operation, uint64_t sector,

@@ -67,13 +67,15 @@ int front_add_pages(struct front *front, uint8_t **addresses, const uint32_t *re
     if (!pages)
         return -ENOMEM;
     front->pages = pages;
-    uint32_t *free_pages = realloc(front->free_pages, total * sizeof *free_pages);
+    size_t words = (total + 63) / 64, before = (front->page_count + (size_t)63) / 64;
+    uint64_t *free_pages = realloc(front->free_pages, words * sizeof *free_pages);
     if (!free_pages)
         return -ENOMEM;
+    memset(free_pages + before, 0, (words - before) * sizeof *free_pages);
     front->free_pages = free_pages;
     for (uint32_t i = 0; i < count; i++) {
         pages[front->page_count] = (struct front_page){addresses[i], refs[i], frames[i]};
-        free_pages[front->free_page_count++] = front->page_count++;
+        front_free_page(front, front->page_count++);
     }
     return 0;
 }

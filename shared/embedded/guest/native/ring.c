@@ -54,6 +54,28 @@ static int end_access(struct front *front, const struct front_page *page)
     return 0;
 }
 
+void front_free_page(struct front *front, uint32_t page)
+{
+    uint32_t word = page / 64;
+    front->free_pages[word] |= (uint64_t)1 << (page % 64);
+    if (word < front->first_free)
+        front->first_free = word;
+    front->free_page_count++;
+}
+
+/* There is one: front_room said so. */
+static uint32_t take_page(struct front *front)
+{
+    uint32_t word = front->first_free;
+    while (!front->free_pages[word])
+        word++;
+    uint32_t page = word * 64 + (uint32_t)__builtin_ctzll(front->free_pages[word]);
+    front->free_pages[word] &= front->free_pages[word] - 1;
+    front->first_free = word;
+    front->free_page_count--;
+    return page;
+}
+
 struct front_shadow *front_take(struct front *front, uint32_t pages)
 {
     struct front_shadow *shadow = &front->shadows[front->free_shadows[--front->free_shadow_count]];
@@ -62,7 +84,7 @@ struct front_shadow *front_take(struct front *front, uint32_t pages)
     shadow->run = front->run;
     shadow->pages = (uint8_t)pages;
     for (uint32_t i = 0; i < pages; i++)
-        shadow->page[i] = front->free_pages[--front->free_page_count];
+        shadow->page[i] = take_page(front);
     return shadow;
 }
 
@@ -75,7 +97,7 @@ void front_release(struct front *front, struct front_shadow *shadow)
             front->counters.grants_in_use++;
             continue;
         }
-        front->free_pages[front->free_page_count++] = page;
+        front_free_page(front, page);
     }
     shadow->pages = 0;
     shadow->busy = 0;
