@@ -229,6 +229,8 @@ class MiniBackend:
         # Events that came with an answer are in the client, where select does not see them.
         while (event := self._xs.wait_event(0)) is not None:
             self._event(event.path, event.token)
+        if self._quit.is_set():
+            return  # one of those may have been the last there is to wake us
         rings = {
             disk.ring.handles.event_channels.fileno(): disk.ring
             for disk in self.disks.values()

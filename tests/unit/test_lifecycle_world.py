@@ -192,5 +192,5 @@ class World(RuleBasedStateMachine):
         return own
 
 
-World.TestCase.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestWorld = World.TestCase
