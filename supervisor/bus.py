@@ -14,7 +14,9 @@ from a worker ends that worker; from a stranger it is dropped. Messages are at m
 
 The descriptor of a ZeroMQ socket is edge-triggered: it fires when the socket's state changes, not
 while there is something to read. Hence `drain` reads until nothing is left and is called after
-every send as well; it gives the loop its turn after `BATCH` messages.
+every send as well; it gives the loop its turn after `BATCH` messages. After a look that brought
+nothing but beats the descriptor is left alone for `REST`: hundreds of idle workers then cost one
+wake-up for many beats instead of one for each.
 
 Does not know devices or life cycles; it hands decoded messages to a `BusListener`.
 """
@@ -34,7 +36,7 @@ import zmq
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.limits import BUS_QUEUE_MAX, WORKER_MESSAGE_MAX
-from shared.messages import Failed, FromWorker, Hello, Message, decode_from_worker, encode
+from shared.messages import Beat, Failed, FromWorker, Hello, Message, decode_from_worker, encode
 from shared.ratelimit import RateLimit
 
 _log = logging.getLogger("xenbackd.bus")
@@ -45,6 +47,9 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 
 BATCH: Final = 128
 """Messages taken in one turn of the loop."""
+
+REST: Final = 0.02
+"""Seconds in which beats pile up; the longest that any other message then waits."""
 
 MESSAGES_BURST: Final = 256
 MESSAGES_PERIOD: Final = 0.02
@@ -90,6 +95,9 @@ class Bus:
         self._by_device: dict[DeviceId, _Peer] = {}
         self._parked: dict[int, tuple[bytes, bytes]] = {}
         self._drain_scheduled = False
+        self._resting: asyncio.TimerHandle | None = None
+        self._beats = self._others = 0
+        """Messages taken since the last look at the descriptor."""
         self._strangers = RateLimit(10, 6.0)
         self.starts_pending: Callable[[], bool] = lambda: False
         """Whether a process was asked of the fork server whose pid is not known yet."""
@@ -117,10 +125,13 @@ class Bus:
             raise HostError(f"worker socket: {self.path}: {error}") from error
         self.path.chmod(0o600)
         self._socket = socket
-        asyncio.get_running_loop().add_reader(socket.FD, self.drain)
+        asyncio.get_running_loop().add_reader(socket.FD, self._look)
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.FD)
             self._socket.close()
@@ -179,6 +190,21 @@ class Bus:
         self._drain_scheduled = False
         self.drain()
 
+    def _look(self) -> None:
+        """The descriptor fired, or the rest is over."""
+        self._beats = self._others = 0
+        self.drain()
+        if self._beats and not self._others and self._socket is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket.FD)
+            self._resting = loop.call_later(REST, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket.FD, self._look)
+            self._look()
+
     def drain(self) -> None:
         """Hand out what has arrived, at most `BATCH` messages of it."""
         for _ in range(BATCH):
@@ -217,6 +243,10 @@ class Bus:
         except BackendBug as error:
             self._malformed(peer, str(error))
             return
+        if isinstance(message, Beat):
+            self._beats += 1
+        else:
+            self._others += 1
         peer.received = message.seq
         peer.listener.worker_said(message)
 
