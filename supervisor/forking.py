@@ -134,9 +134,11 @@ class ForkServer:
             HostError: the fork server cannot be started or reached.
         """
         for _ in range(2):
-            self.ensure_running()
             try:
-                status, data = self._server.connect_to_new_process([*self._inherited, *fds])
+                with _environment():  # it starts the fork server if there is none
+                    status, data = self._server.connect_to_new_process([*self._inherited, *fds])
+            except ChildProcessError:  # as in ensure_running
+                self._server._forkserver_pid = None
             except OSError as error:
                 # It may have died between the look and the call; the next look sees that.
                 if error.errno not in (errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET):
