@@ -114,6 +114,10 @@ class Publisher:
             if before is not None:
                 await self._check_state(tx, device, directory, before)
             await self._write_all(tx, directory, everything)
+            if hotplug:
+                # What an earlier attempt could not do has been done now.
+                with contextlib.suppress(NoEntryError):
+                    await self._store.rm(f"{directory}/hotplug-error", tx)
 
         await self._store.transact(body)
 

@@ -197,4 +197,5 @@ def _mended(world: World, guest: Guest) -> None:
     error = f"/local/domain/0/error/backend/{guest.device}/error"
     world.lab.wait(lambda: guest.dom0.read_or_none(error) is None, DEADLINE, "error to go")
     assert guest.dom0.read(f"{guest.backend}/hotplug-status") == b"connected"
+    assert guest.dom0.read_or_none(f"{guest.backend}/hotplug-error") is None
     assert world.lab.wait_connected(guest.device).error == ""
