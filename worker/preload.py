@@ -15,6 +15,7 @@ import gc
 import logging
 
 import msgspec
+from setproctitle import setproctitle
 
 import shared.entry
 import worker.main
@@ -61,6 +62,9 @@ def warm_up() -> None:
 
 
 lib.blk_tune_malloc()
+# Finds the memory the kernel shows as the command line by walking it from `environ`, which a worker
+# changes before it gives itself a title; so it is looked for here, where both still touch.
+setproctitle("xenbackd: fork server")
 warm_up()
 gc.collect()
 gc.freeze()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def test_s13_life_of_a_32_bit_guest_from_connect_to_close(
         guest.disk.close(DEADLINE)
         guest.disk.reclaim()
         assert guest.disk.leaked_pages == 0
+
+
+def test_worker_process_is_named_after_its_device(world: World) -> None:
+    """What ps shows of a worker is its device's name, and nothing of the fork server's."""
+    with world.untouched(), world.guest() as guest:
+        guest.disk.connect(DEADLINE)
+        pid = world.lab.wait_connected(guest.device).pid
+
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
+    assert title == f"xenbackd: {guest.device}"
 
 
 def test_s08_life_hot_unplug_leaves_the_other_disk_of_the_guest_alone(world: World) -> None:
