@@ -259,13 +259,15 @@ STRANGER = """
 import sys, zmq
 from shared import messages as m
 from shared.device_id import DeviceId
-s = zmq.Context().socket(zmq.DEALER)
+context = zmq.Context()
+s = context.socket(zmq.DEALER)
 s.connect("ipc://" + sys.argv[1])
 d = DeviceId("vbd", 3, 51712)
 for data in (m.encode(m.Hello(device=d, generation=1, seq=0)), b"garbage",
              m.encode(m.Publish(device=d, generation=1, seq=1, nodes={"sectors": b"0"}))):
     s.send(data)
-s.close(linger=2000); zmq.Context.instance()
+s.close(linger=-1)
+context.term()  # only then is all of it sent; an interpreter that ends does not wait for that
 """
 
 
