@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embedded/native/*.[chpy]* \
-	shared/embedded/guest/native/*.[chpy]*)
+	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
 .PHONY: help setup demo test check format bench bench-devices install clean

@@ -6,6 +6,7 @@ from setuptools import setup
 setup(
     cffi_modules=[
         "shared/native/build.py:ffi",
+        "shared/hypervisor/native/build.py:ffi",
         "shared/embedded/native/build.py:ffi",
         "shared/embedded/guest/native/build.py:ffi",
         "worker/native/build.py:ffi",

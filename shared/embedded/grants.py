@@ -23,8 +23,8 @@ from shared.embedded.protocol import (
     GRANT_ENTRIES,
     GRANT_ENTRY,
     GrantFlags,
-    GrantStatus,
 )
+from shared.hypervisor.status import GrantStatus
 
 
 @dataclass(slots=True)

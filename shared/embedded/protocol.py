@@ -57,20 +57,6 @@ class Op(enum.IntEnum):
     RELEASE = 13
 
 
-class GrantStatus(enum.IntEnum):
-    """Outcome of one grant operation (xen/include/public/grant_table.h, GNTST_*)."""
-
-    OKAY = 0
-    GENERAL_ERROR = -1
-    BAD_DOMAIN = -2
-    BAD_GNTREF = -3
-    PERMISSION_DENIED = -8
-    BAD_COPY_ARG = -10
-
-    def __str__(self) -> str:
-        return self.name.lower().replace("_", " ")
-
-
 class GrantFlags(enum.IntFlag):
     """Flags of a grant entry (xen/include/public/grant_table.h, GTF_*)."""
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.embedded.native._embedded import ffi, lib
-from shared.embedded.protocol import MAP_MAX, GrantStatus, Op, socket_path
+from shared.embedded.protocol import MAP_MAX, Op, socket_path
 from shared.errors import BackendBug, BlamedError, GuestFault, HostError
 from shared.hypervisor.interface import PAGE_SIZE, EventChannels, GrantTable, Handles, Port
+from shared.hypervisor.status import GrantStatus, describe
 
 
 class NativeHandle:
@@ -255,5 +256,4 @@ def _check_refs(what: str, domid: int, refs: Sequence[int]) -> None:
 
 def _check_status(what: str, domid: int, ref: int, status: int) -> None:
     if status != GrantStatus.OKAY:
-        cause = GrantStatus(status)
-        raise GuestFault(f"{what}: reference {ref} of domain {domid}: {cause}")
+        raise GuestFault(f"{what}: reference {ref} of domain {domid}: {describe(status)}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from config.model import Config
+from shared.hypervisor.libraries import LIBRARIES
 from supervisor.cli.doctor_probe import Probe
 from supervisor.cli.text import plural
 
@@ -42,17 +43,12 @@ class Finding:
     """What cannot be served: of `BOTH`."""
 
 
-LIBRARIES: Final = {
-    "libxenevtchn": (("libxenevtchn.so.1",), "libxenevtchn1"),
-    "libxengnttab": (("libxengnttab.so.1",), "libxengnttab1"),
-}
-"""Library to the names tried in order, and the Debian package that has it."""
-
 PACKAGES: Final = ("zmq", "msgspec", "cffi", "pyxs", "multiprocess", "setproctitle")
 
 NATIVE_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "shared.native._ring": BOTH,
     "worker.native._block": BOTH,
+    "shared.hypervisor.native._xen": (XEN,),
     "shared.embedded.native._embedded": (EMBEDDED,),
     "shared.embedded.guest.native._front": (),
 }
@@ -256,14 +252,14 @@ def xen_devices(probe: Probe) -> Iterator[Finding]:
 
 def xen_libraries(probe: Probe) -> Iterator[Finding]:
     """libxen*, loaded at run time."""
-    for library, (names, package) in LIBRARIES.items():
-        found = next((name for name in names if probe.loadable(name)), None)
+    for library in LIBRARIES:
+        found = next((name for name in library.sonames if probe.loadable(name)), None)
         if found is not None:
-            yield Finding("Real Xen", Level.OK, library, found)
+            yield Finding("Real Xen", Level.OK, library.name, found)
             continue
-        text = f"not found ({', '.join(names)})"
-        remedy = f"apt install {package}"
-        yield Finding("Real Xen", Level.MISSING, library, text, remedy, (XEN,))
+        text = f"not found ({', '.join(library.sonames)})"
+        remedy = f"apt install {library.package}"
+        yield Finding("Real Xen", Level.MISSING, library.name, text, remedy, (XEN,))
 
 
 def xenstore(probe: Probe, config: Config) -> Iterator[Finding]:

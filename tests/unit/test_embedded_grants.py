@@ -12,8 +12,8 @@ from shared.embedded.protocol import (
     GRANT_ENTRY,
     PAGE_SIZE,
     GrantFlags,
-    GrantStatus,
 )
+from shared.hypervisor.status import GrantStatus
 
 PAGES = 64
 FRAME = FIRST_FRAME + 1

@@ -10,6 +10,7 @@ import pytest
 
 from config.model import Config
 from shared.errors import HostError
+from shared.hypervisor import select
 from shared.hypervisor.select import open_hypervisor
 from supervisor import places
 
@@ -50,10 +51,21 @@ def test_places_auto_with_xen_is_xen(device: Path) -> None:
     assert places.hypervisor_of(Config(hypervisor="embedded")) == "embedded"
 
 
-def test_select_xen_says_that_it_is_not_supported_yet() -> None:
+def test_select_xen_without_its_device_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The message names what is missing and the way out."""
-    with pytest.raises(HostError, match=r"not part of this release.*embedded"):
+    monkeypatch.setattr(select, "EVTCHN_DEVICE", tmp_path / "evtchn")
+
+    with pytest.raises(HostError, match=r"evtchn is not on this host.*embedded"):
         open_hypervisor("xen", Path("/nowhere"))
+
+
+def test_select_xen_with_its_device_is_xen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is opened yet: that is the worker's, after its fork."""
+    monkeypatch.setattr(select, "EVTCHN_DEVICE", tmp_path)
+
+    assert open_hypervisor("xen", Path("/nowhere")).name == "xen"
 
 
 def test_select_embedded_that_does_not_run_fails_on_opening_handles(tmp_path: Path) -> None:
