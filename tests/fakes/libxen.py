@@ -33,8 +33,8 @@ def build(directory: Path) -> Path:
     """Compile the library."""
     target = directory / "libxenfake.so"
     source = Path(__file__).with_suffix(".c")
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", target]
-    subprocess.run([*command, source], check=True)
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["gcc", *options, "-o", str(target), str(source)], check=True)
     return target
 
 
@@ -42,7 +42,8 @@ class FakeXen:
     """The library, its state, and handles over it."""
 
     def __init__(self, path: Path) -> None:
-        self._library: Any = _ffi.dlopen(str(path))
+        library: Any = _ffi.dlopen(str(path))
+        self._library = library
         self._library.fake_reset()
         # A name that does not exist comes first: it must not stop the search.
         names = ("libnothere.so.9", str(path))
