@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from shared.errors import HostError
 from shared.hypervisor.embedded import EmbeddedHypervisor
