@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from config.model import Config
 from supervisor.cli import output
-from supervisor.cli.doctor_checks import (
-    EMBEDDED,
-    XEN,
-    Finding,
-    Level,
-    all_checks,
-    can_serve,
-    chosen,
-)
+from supervisor.cli.doctor_checks import all_checks, can_serve, chosen
 from supervisor.cli.doctor_probe import HostProbe, Probe
+from supervisor.cli.doctor_types import EMBEDDED, XEN, Finding, Level
 from supervisor.cli.output import BAD, DIM, GOOD, WARN, Block, Cell, Column
 from supervisor.cli.parsers import add_command, add_json
 from supervisor.cli.text import plural

@@ -7,41 +7,15 @@ Each check yields findings; each finding has its remedy unless all is well. A fi
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from config.model import Config
 from shared.hypervisor.libraries import LIBRARIES
+from supervisor.cli import doctor_xl
 from supervisor.cli.doctor_probe import Probe
+from supervisor.cli.doctor_types import BOTH, EMBEDDED, XEN, Finding, Level
 from supervisor.cli.text import plural
-
-XEN: Final = "real Xen"
-EMBEDDED: Final = "embedded hypervisor"
-BOTH: Final = (XEN, EMBEDDED)
-
-
-class Level(enum.Enum):
-    """How a finding is meant."""
-
-    OK = "ok"
-    WARNING = "warning"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    section: str
-    level: Level
-    subject: str
-    text: str
-    remedy: str = ""
-    blocks: tuple[str, ...] = ()
-    """What cannot be served: of `BOTH`."""
-
 
 PACKAGES: Final = ("zmq", "msgspec", "cffi", "pyxs", "multiprocess", "setproctitle")
 
@@ -90,7 +64,7 @@ def all_checks(probe: Probe, config: Config, run_dir: str, devices: int) -> list
         *xen_devices(probe),
         *xen_libraries(probe),
         *xenstore(probe, config),
-        *conflicts(probe, config),
+        *doctor_xl.all_checks(probe, config),
         *embedded(probe),
     ]
 
@@ -279,33 +253,6 @@ def xenstore(probe: Probe, config: Config) -> Iterator[Finding]:
         error = f"{error}{'; ' if error else ''}device {wanted.device}: cannot be opened"
     remedy = "systemctl start xenstored (dom0), or modprobe xen-evtchn and run as root."
     yield Finding("Real Xen", Level.MISSING, "xenstore", error, remedy, (XEN,))
-
-
-def conflicts(probe: Probe, config: Config) -> Iterator[Finding]:
-    """Others who would serve the same devices: two servers on one disk destroy its data."""
-    enabled = {name for name, one in config.types.items() if one.enabled}
-    if probe.exists("/sys/module/xen_blkback"):
-        text = "the kernel serves vbd itself"
-        if "vbd" in enabled:
-            remedy = "rmmod xen-blkback and blacklist it, or disable the type vbd (use vbd3)."
-            yield Finding("Real Xen", Level.MISSING, "xen-blkback", text, remedy, (XEN,))
-        else:
-            yield Finding("Real Xen", Level.OK, "xen-blkback", f"{text}; vbd is not enabled here")
-    else:
-        yield Finding("Real Xen", Level.OK, "xen-blkback", "not loaded")
-    servers = [one.pid for one in probe.processes() if _is_xen_qemu(one.command)]
-    if not servers:
-        yield Finding("Real Xen", Level.OK, "QEMU", "none serves PV devices")
-        return
-    text = f"serves PV devices: process {', '.join(map(str, servers[:8]))}"
-    level = Level.WARNING if "qdisk" in enabled else Level.OK
-    remedy = "Disable the type qdisk: QEMU serves it in this domain." if "qdisk" in enabled else ""
-    yield Finding("Real Xen", level, "QEMU", text, remedy)
-
-
-def _is_xen_qemu(command: tuple[str, ...]) -> bool:
-    program = command[0].rpartition("/")[2]
-    return program.startswith("qemu-system") and bool({"-xen-domid", "-xen-attach"} & set(command))
 
 
 def embedded(probe: Probe) -> Iterator[Finding]:

@@ -19,7 +19,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
+
+from shared.errors import HostError
+from shared.xenstore.blocking import BlockingXenstore
+from shared.xenstore.errors import NoEntryError
+from shared.xenstore.transport import choose_target
 
 # System call numbers above 423 are the same on all architectures Linux and Xen share
 # (include/uapi/asm-generic/unistd.h).
@@ -27,6 +32,11 @@ _IO_URING_SETUP: Final = 425
 _PIDFD_OPEN: Final = 434
 _CLOSE_RANGE: Final = 436
 _LANDLOCK_CREATE_RULESET: Final = 444
+_XENSTORE_TIMEOUT: Final = 2.0
+"""Seconds for one answer of xenstored."""
+
+Transport = Literal["auto", "socket", "device"]
+
 _LANDLOCK_VERSION: Final = 1
 """LANDLOCK_CREATE_RULESET_VERSION: only tell the version (linux/landlock.h)."""
 
@@ -88,6 +98,14 @@ class Probe(Protocol):
 
     def processes(self) -> list[Process]:
         """All processes that can be seen."""
+
+    def backends(
+        self, transport: Transport, socket: str, device: str
+    ) -> dict[str, frozenset[int]] | None:
+        """For each directory below the own `backend/` the guests with a device in it.
+
+        None if xenstored does not answer.
+        """
 
 
 FEATURES: Final = ("pidfd", "close_range", "memfd", "io_uring", "landlock", "RWF_NOWAIT")
@@ -189,6 +207,31 @@ class HostProbe:
                 if command:
                     found.append(Process(int(entry.name), tuple(command.split("\0"))))
         return sorted(found, key=lambda process: process.pid)
+
+    def backends(
+        self, transport: Transport, socket: str, device: str
+    ) -> dict[str, frozenset[int]] | None:
+        """See `Probe`."""
+        try:
+            target = choose_target(transport, socket, device)
+            with BlockingXenstore(target, timeout=_XENSTORE_TIMEOUT) as xenstore:
+                return {
+                    kind: frozenset(
+                        int(domid)
+                        for domid in _children(xenstore, f"backend/{kind}")
+                        if domid.isdigit() and _children(xenstore, f"backend/{kind}/{domid}")
+                    )
+                    for kind in _children(xenstore, "backend")
+                }
+        except HostError:
+            return None
+
+
+def _children(xenstore: BlockingXenstore, path: str) -> list[str]:
+    try:
+        return xenstore.directory(path)
+    except NoEntryError:
+        return []
 
 
 def _import(modules: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ import pytest
 from config.loader import loads
 from config.model import Config
 from supervisor.cli import doctor, doctor_checks
-from supervisor.cli.doctor_checks import EMBEDDED, XEN, Finding, Level
 from supervisor.cli.doctor_probe import FEATURES, Directory, HostProbe, Probe, Process
+from supervisor.cli.doctor_types import EMBEDDED, XEN, Finding, Level
 
 RUN = "/run/xenbackd"
 VBD = loads("types: {vbd: {handler: block}, qdisk: {handler: block}}", "x.yaml")
@@ -45,6 +45,7 @@ class FakeHost:
     limit: int = 65536
     user: int = 0
     running: list[Process] = field(default_factory=list)
+    stored: dict[str, frozenset[int]] | None = None
 
     def exists(self, path: str) -> bool:
         return path in self.paths
@@ -84,6 +85,11 @@ class FakeHost:
 
     def processes(self) -> list[Process]:
         return self.running
+
+    def backends(
+        self, transport: str, socket: str, device: str
+    ) -> dict[str, frozenset[int]] | None:
+        return self.stored
 
 
 def dom0() -> FakeHost:
@@ -202,7 +208,7 @@ def test_doctor_missing_part_of_ours_blocks_both(change: Change, subject: str) -
         (lambda h: h.files.pop("/proc/xen/capabilities"), "xenfs"),
         (lambda h: h.paths.discard("/dev/xen/privcmd"), "/dev/xen/privcmd"),
         (
-            lambda h: h.running.append(Process(42, ("/usr/bin/qemu-system-i386", "-xen-domid"))),
+            lambda h: h.running.append(Process(42, ("qemu-system-i386", "-xen-domid", "3"))),
             "QEMU",
         ),
     ],
@@ -222,7 +228,7 @@ def test_doctor_conflicts_do_not_matter_for_types_that_are_off() -> None:
     """blkback and QEMU may serve what we do not."""
     host = dom0()
     host.paths.add("/sys/module/xen_blkback")
-    host.running.append(Process(42, ("qemu-system-i386", "-xen-attach")))
+    host.running.append(Process(42, ("qemu-system-i386", "-xen-domid", "3")))
     found = examine(host, VBD3)
 
     assert found["xen-blkback"].level is found["QEMU"].level is Level.OK
@@ -313,6 +319,7 @@ def test_host_probe_answers_every_question_on_this_host() -> None:
     assert probe.connectable("/no/such") == "No such file or directory"
     assert not probe.loadable("libnosuch-of-xenbackd.so.1")
     assert probe.processes()
+    assert probe.backends("socket", "/no/such", "/no/such") is None
     assert probe.kernel()
     with pytest.raises(ValueError, match="unknown feature"):
         probe.feature("nonsense")
