@@ -9,7 +9,7 @@ NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embed
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
-.PHONY: help setup demo test check format bench bench-devices install clean
+.PHONY: help setup demo test test-xen check format bench bench-devices install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,6 +24,9 @@ demo: $(STAMP) ## the main job on real input, without Xen, in under a minute
 
 test: $(STAMP) ## every test that needs no Xen
 	@$(BIN)/python -m pytest
+
+test-xen: $(STAMP) ## on real Xen, in a machine QEMU emulates (needs apt, Python 3.11)
+	@$(BIN)/python -m tests.xen
 
 check: $(STAMP) ## format, lint, types
 	@$(BIN)/ruff format --check .

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""One machine for the whole run; what went on in it is kept in the bed's directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from tests.xen.bed.dom0 import LOG, Dom0
+from tests.xen.bed.image import Bed
+from tests.xen.bed.machine import Machine
+from tests.xen.bed.packages import Unavailable
+
+LOGS: Final = {
+    "xenbackd.log": f"cat {LOG}",
+    "guests.log": "tail -v -n +1 /var/log/xen/*.log /var/log/xen/console/*",
+    "xenstore.log": "xenstore-ls -f",
+    "xl.log": "xl list; xl info; ps axo pid,stat,rss,time,args",
+    "dmesg.log": "dmesg",
+}
+
+
+@pytest.fixture(scope="session")
+def dom0() -> Iterator[Dom0]:
+    """dom0 with xenbackd running and no guest."""
+    bed = Bed()
+    try:
+        bed.build()
+    except Unavailable as why:
+        pytest.skip(str(why))
+    machine = Machine(bed)
+    try:
+        dom0 = Dom0(machine)
+        try:
+            dom0.serve()
+            start = f"dom0 up {machine.booted:.1f} s, xenbackd {dom0.serving:.1f} s"
+            print(start)  # noqa: T201
+            yield dom0
+        finally:
+            for name, command in LOGS.items():
+                (bed.logs / name).write_text(dom0.try_run(command)[1])
+    finally:
+        machine.stop()
