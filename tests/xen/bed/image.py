@@ -75,7 +75,7 @@ class Bed:
         need_tools(self.log)
         try:
             for part, key, make in (
-                ("packages", f"{XEN} {DOM0} {self.root}", self._take_packages),
+                ("packages", f"{XEN} {DOM0}", self._take_packages),
                 ("images", digest(image_files()), self._make_images),
                 ("product", digest(product_files()), self._make_product),
             ):
@@ -193,9 +193,9 @@ class Bed:
             "root",
             "var/log/xen",
             "usr/local/bin",
+            PRODUCT[1:],
         ):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        (self.root / PRODUCT[1:]).mkdir(exist_ok=True)
         etc = self.root / "etc"
         (etc / "passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
         (etc / "group").write_text("root:x:0:\ntty:x:5:\n")
@@ -286,5 +286,8 @@ def digest(files: Iterable[Path]) -> str:
     for file in sorted(files):
         generated = "__pycache__" in file.parts or (file.name[0] == "_" and file.suffix == ".c")
         if file.is_file() and not generated:
-            total.update(f"{file}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
+            total.update(
+                f"{file.relative_to(REPOSITORY)}\n".encode()
+                + hashlib.sha256(file.read_bytes()).digest()
+            )
     return total.hexdigest()

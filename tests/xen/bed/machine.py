@@ -75,7 +75,8 @@ class Machine:
             *("-chardev", f"file,id=con,path={self.console}", "-serial", "chardev:con"),
             *("-drive", f"file={bed.dom0_disk},{drive},snapshot=on,cache=unsafe,discard=unmap"),
             *("-drive", f"file={bed.product_disk},{drive},readonly=on"),
-            *("-device", "virtio-serial-pci"),
+            # One port, and no thread of QEMU's that looks for more.
+            *("-device", "virtio-serial-pci,max_ports=2,ioeventfd=off"),
             *("-chardev", f"socket,id=agent,path={run}/agent,server=on,wait=off"),
             *("-device", "virtserialport,chardev=agent,name=agent"),
         ]
