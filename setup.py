@@ -10,5 +10,6 @@ setup(
         "shared/embedded/native/build.py:ffi",
         "shared/embedded/guest/native/build.py:ffi",
         "worker/native/build.py:ffi",
+        "worker/native/build_trace.py:ffi",
     ]
 )

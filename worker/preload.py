@@ -4,7 +4,8 @@
 Workers share these pages as long as nobody writes to them. So what every worker would compute for
 itself on first use (msgspec's type tables, log formats) is computed here. The garbage collector
 keeps its marks in the objects and would write to all of them: everything that exists here is moved
-out of its sight (gc.freeze). malloc is told to keep to one arena.
+out of its sight (gc.freeze). malloc is told to keep to one arena. The handlers of fatal signals are
+installed here for all.
 
 No thread is started and no ZeroMQ context made: neither survives a fork.
 """
@@ -19,6 +20,7 @@ from setproctitle import setproctitle
 
 import shared.entry
 import worker.main
+import worker.trace
 from config.block import BlockOptions
 from shared import logs
 from shared.device_id import DeviceId
@@ -62,6 +64,7 @@ def warm_up() -> None:
 
 
 lib.blk_tune_malloc()
+worker.trace.install()
 # Finds the memory the kernel shows as the command line by walking it from `environ`, which a worker
 # changes before it gives itself a title; so it is looked for here, where both still touch.
 setproctitle("xenbackd: fork server")

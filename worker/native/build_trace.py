@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Build script of `worker.native._trace`, the native half of a dying worker's trace (cffi).
+
+Run from the root of the repository to build in place; setup.py runs it through `ffi`.
+"""
+
+from __future__ import annotations
+
+from cffi import FFI
+
+ffi = FFI()
+ffi.cdef("int trace_install(void);")
+ffi.set_source(
+    "worker.native._trace",
+    '#include "trace.h"',
+    sources=["worker/native/trace.c"],
+    include_dirs=["worker/native"],
+    depends=["worker/native/trace.h"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror"],
+)
+
+if __name__ == "__main__":
+    ffi.compile(tmpdir=".", verbose=False)
