@@ -5,8 +5,8 @@ Either everything is right, or one `ConfigFileError` names every problem with fi
 what is allowed. Nothing of the host is looked at (whether a directory exists is for the one who
 uses it), so a file can be checked on another machine.
 
-A type's `restart` section changes single values of the general `restart` section; what it leaves
-out is as written there.
+A type's `restart` or `timeouts` section changes single values of the general section of that name;
+what it leaves out is as written there.
 """
 
 from __future__ import annotations
@@ -74,10 +74,14 @@ def loads(text: str, name: str) -> Config:
 
 
 def _convert(name: str, plain: dict[str, Any]) -> Config:
-    general = plain.get("restart", {})
+    general = {
+        "restart": plain.get("restart", {}),
+        "timeouts": {k: v for k, v in plain.get("timeouts", {}).items() if k != "stop"},
+    }
     for of_type in plain.get("types", {}).values():
-        if of_type.get("restart") is not None:
-            of_type["restart"] = {**general, **of_type["restart"]}
+        for section, values in general.items():
+            if of_type.get(section) is not None:
+                of_type[section] = {**values, **of_type[section]}
     try:
         return msgspec.convert(plain, Config)
     except msgspec.ValidationError as error:  # a rule of the model the walk does not know

@@ -7,13 +7,14 @@ says otherwise.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 Level = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Count = Annotated[int, Meta(ge=1, le=100_000)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,29 +46,59 @@ class RestartConfig(_Section, frozen=True):
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
     stable_after: Seconds = 300.0
     """Seconds of uninterrupted service after which earlier failures are forgotten."""
-    quarantine_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    quarantine_failures: Count = 5
     quarantine_window: Seconds = 300.0
+    host_failures_free: Annotated[int, Meta(ge=0, le=100_000)] = 3
+    """Temporary failures of the host within the window that do not count for quarantine."""
+    guest_faults: Count = 3
+    guest_window: Seconds = 60.0
+    """So many protocol faults of the guest within the window end in quarantine."""
 
 
 class LimitsConfig(_Section, frozen=True):
     devices_per_domain: Annotated[int, Meta(ge=1, le=4096)] = 64
     parallel_starts: Annotated[int, Meta(ge=1, le=256)] = 8
     """Workers that may be between fork and Hello at one time."""
+    domain_restarts: Count = 20
+    domain_window: Seconds = 600.0
+    """Restarts of one domain's workers within the window; the next one waits for room."""
+    restart_rate: Annotated[float, Meta(gt=0, le=100_000)] = 10.0
+    """Restarts per second over all domains..."""
+    restart_burst: Count = 50
+    """... after so many at once."""
 
 
-class TimeoutsConfig(_Section, frozen=True):
+DRAIN: Final = {"block": 30.0}
+DRAIN_OTHERS: Final = 10.0
+"""`drain` where the file does not say it, by handler: a disk has writes to finish."""
+
+
+class DeviceTimeouts(_Section, frozen=True):
+    """The times that matter to one device."""
+
     hello: Seconds = 10.0
     """Start of a worker to its Hello."""
     hook: Seconds = 10.0
     """Answer to init, initialise and disconnect."""
-    drain: Seconds = 10.0
-    """Orderly stop of one worker before it is killed."""
-    stop: Seconds = 45.0
-    """All of `serve` going down."""
+    drain: Seconds | None = None
+    """Orderly stop of one worker before it is killed; None: by handler, see `drain_of`."""
     beat: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
     """Seconds between two beats of a worker's ring loop."""
+    beat_late: Seconds = 3.0
+    """Seconds without a beat after which a worker is said to be late."""
     beat_dead: Seconds = 10.0
     """Seconds without a beat after which a worker counts as hung and is killed."""
+    abort: Seconds = 2.0
+    """Seconds between SIGABRT, which has a hung worker write where it stands, and SIGKILL."""
+    progress_warn: Seconds = 10.0
+    """Requests pending and none finished for so long: said once."""
+    progress_stalled: Seconds = 30.0
+    """The same: the device is called stalled. It is never killed for that."""
+
+
+class TimeoutsConfig(DeviceTimeouts, frozen=True):
+    stop: Seconds = 45.0
+    """All of `serve` going down."""
 
 
 class TypeConfig(_Section, frozen=True):
@@ -78,6 +109,7 @@ class TypeConfig(_Section, frozen=True):
     enabled: bool = True
     log_level: Level | None = None
     restart: RestartConfig | None = None
+    timeouts: DeviceTimeouts | None = None
     options: dict[str, Any] = {}
     """What the handler understands; checked against the handler's own model."""
 
@@ -95,3 +127,19 @@ class Config(_Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     types: dict[str, TypeConfig] = {}
+
+
+def drain_of(timeouts: DeviceTimeouts, handler: str) -> float:
+    """Seconds a worker of this handler has for its orderly end."""
+    return DRAIN.get(handler, DRAIN_OTHERS) if timeouts.drain is None else timeouts.drain
+
+
+def longest_drain(config: Config) -> float:
+    """Seconds after which every worker has ended or been killed."""
+    return max(
+        (
+            drain_of(type_.timeouts or config.timeouts, type_.handler)
+            for type_ in config.types.values()
+        ),
+        default=DRAIN_OTHERS,
+    )

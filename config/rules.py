@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from config.model import Config, RestartConfig
+from config.model import Config, DeviceTimeouts, RestartConfig
 
 SOCKET_PATH_MAX: Final = 107
 """Bytes of a UNIX socket's path without the closing NUL (unix(7))."""
@@ -28,7 +28,9 @@ def broken_rules(config: Config) -> Iterator[Finding]:
     for name, of_type in config.types.items():
         if of_type.restart is not None:
             yield from _restart(f"types.{name}.restart", of_type.restart)
-    yield from _timeouts(config)
+        if of_type.timeouts is not None:
+            yield from _timeouts(f"types.{name}.timeouts", of_type.timeouts)
+    yield from _timeouts("timeouts", config.timeouts)
 
 
 def _paths(config: Config) -> Iterator[Finding]:
@@ -59,15 +61,19 @@ def _restart(path: str, restart: RestartConfig) -> Iterator[Finding]:
         )
 
 
-def _timeouts(config: Config) -> Iterator[Finding]:
-    timeouts = config.timeouts
+def _timeouts(path: str, timeouts: DeviceTimeouts) -> Iterator[Finding]:
     for key in ("hello", "hook"):
         if getattr(timeouts, key) == 0:
-            yield f"timeouts.{key}", "must be above 0: every worker would be too late"
+            yield f"{path}.{key}", "must be above 0: every worker would be too late"
     if timeouts.beat_dead < 2 * timeouts.beat:
         # One beat may always be late; below two, healthy workers would be killed.
         yield (
-            "timeouts.beat_dead",
-            f"must be at least twice timeouts.beat ({timeouts.beat_dead:g} < 2 * "
-            f"{timeouts.beat:g})",
+            f"{path}.beat_dead",
+            f"must be at least twice {path}.beat ({timeouts.beat_dead:g} < 2 * {timeouts.beat:g})",
+        )
+    if timeouts.progress_stalled < timeouts.progress_warn:
+        yield (
+            f"{path}.progress_stalled",
+            f"must not be below {path}.progress_warn"
+            f" ({timeouts.progress_stalled:g} < {timeouts.progress_warn:g})",
         )

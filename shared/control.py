@@ -37,7 +37,13 @@ class Events(Request, frozen=True):
 
 
 class Restart(Request, frozen=True):
-    """Replace the worker of a device (also ends back-off and quarantine); `Done`."""
+    """Replace the worker of a device (also ends back-off); refused in quarantine; `Done`."""
+
+    device: str
+
+
+class Clear(Request, frozen=True):
+    """End quarantine (or any other hold) of a device and forget its failures; `Done`."""
 
     device: str
 
@@ -53,7 +59,7 @@ class LogLevel(Request, frozen=True):
     level: str
 
 
-AnyRequest = Status | Show | Events | Restart | Reload | LogLevel
+AnyRequest = Status | Show | Events | Restart | Clear | Reload | LogLevel
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +72,15 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     """Phase of the worker: absent, starting, idle, … serving, stopping."""
     hold: str
-    """Why no worker is started: "" | backoff | quarantined | config | disabled."""
+    """Why no worker is started: "" | backoff | budget | quarantined | config | guest | disabled."""
+    health: str = ""
+    """How the worker does: "" | late | slow | stalled."""
     pid: int | None
     generation: int
     restarts: int
     failures: int
+    last_failure: str = ""
+    """Kind of the last of them: crash, oom, hang, killed, …"""
     error: str
     """The last error's text, "" when there is none since the last time it was Connected."""
     since: float
@@ -153,6 +163,6 @@ def decode_reply(data: bytes) -> AnyReply:
     return _replies.decode(data)
 
 
-def device_of(request: Show | Restart | LogLevel) -> DeviceId:
+def device_of(request: Show | Restart | Clear | LogLevel) -> DeviceId:
     """The device a request names; raises ConfigError."""
     return DeviceId.parse(request.device)

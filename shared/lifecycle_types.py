@@ -41,6 +41,8 @@ class Hold(enum.Enum):
 
     NONE = ""
     BACKOFF = "backoff"
+    BUDGET = "budget"
+    """Too many restarts of this guest's workers, or of the whole host's: waits for its turn."""
     QUARANTINED = "quarantined"
     CONFIG = "config"
     """The operator must change something: parameters, configuration, `restart`."""

@@ -194,6 +194,9 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
     if isinstance(message, Beat):  # nearly all messages are
         if len(message.counters) > COUNTERS_MAX:
             raise BackendBug(f"message of worker: {len(message.counters)} counters")
+        # MessagePack bounds them above: 64 bits.
+        if min(message.counters.values(), default=0) < 0:
+            raise BackendBug("message of worker: a counter below 0")
     elif isinstance(message, Initialised | Attached | Publish):
         _check_nodes(message.nodes)
     elif isinstance(message, Failed) and len(message.text) > TEXT_MAX:

@@ -35,6 +35,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     log_format: str = "text"
     beat: float = 1.0
     """Seconds between two beats."""
+    drain: float = 10.0
+    """Seconds it has for its orderly end before it is killed."""
 
     def encode(self) -> bytes:
         """Encode for the fork server."""

@@ -45,6 +45,9 @@ class Operations(Protocol):
     def restart(self, request: c.Restart) -> c.Done:
         """Replace a worker."""
 
+    def clear(self, request: c.Clear) -> c.Done:
+        """End a hold."""
+
     async def reload(self) -> c.Done:
         """Apply the configuration file."""
 
@@ -166,6 +169,8 @@ class Control:
                 return does.last_events(request)
             case c.Restart():
                 return does.restart(request)
+            case c.Clear():
+                return does.clear(request)
             case c.Reload():
                 return await does.reload()
             case c.LogLevel():

@@ -35,7 +35,7 @@ import zmq
 
 from config.errors import ConfigFileError
 from config.loader import load
-from config.model import Config
+from config.model import Config, longest_drain
 from shared import logs
 from shared.control import WORKERS_SOCKET
 from shared.device_id import DeviceId
@@ -131,7 +131,7 @@ class Supervisor:
         config = self.config
         hypervisor = hypervisor_of(config)
         instance = Instance(self._directory)
-        instance.open(config.timeouts.drain)
+        instance.open(longest_drain(config))
         stack.callback(instance.close)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.destroy, 0)
@@ -200,7 +200,7 @@ class Supervisor:
     def _start_watching(self, stack: contextlib.AsyncExitStack) -> None:
         watchdog = Watchdog(
             lambda: (device.link for device in self.registry),
-            lambda: self._services.config.timeouts.beat_dead,
+            lambda: self._services.config,
         )
         watchdog.start()
         stack.callback(watchdog.stop)

@@ -146,15 +146,13 @@ class Device:
 
     def release(self) -> None:
         """What the device was held for has changed."""
-        self.link.policy.reset()
-        self.link.cancel_backoff()
+        self.link.forgive()
         if self.lifecycle.hold is not Hold.NONE:
             self.feed(t.Released())
 
     def replace_worker(self) -> None:
-        """The operator wants a fresh worker; ends back-off and quarantine."""
-        self.link.policy.reset()
-        self.link.cancel_backoff()
+        """The operator wants a fresh worker; ends back-off."""
+        self.link.forgive()
         self.feed(t.ReplaceWorker())
 
     def reconfigure(self, type_config: TypeConfig) -> None:

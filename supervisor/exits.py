@@ -2,7 +2,8 @@
 """From the exit status of a worker to what it means.
 
 Source of the numbers: `shared.errors` (sysexits.h). A status is as multiprocess gives it: exit
-code, or minus the signal's number; None where the fork server died first and nobody knows.
+code, or minus the signal's number; None where nobody knows, as when the fork server died first.
+What the status cannot tell (that we killed it, and why) the caller knows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _CODES = {
     HostError.exit_code: ExitKind.HOST,
     BackendBug.exit_code: ExitKind.CRASH,
     -signal.SIGSYS: ExitKind.SECURITY,
+    -signal.SIGKILL: ExitKind.KILLED,
 }
 
 

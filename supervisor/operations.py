@@ -10,6 +10,7 @@ from typing import Final, get_args
 from config.model import Level
 from shared import control as c
 from shared.errors import ConfigError
+from shared.lifecycle_types import Hold
 from shared.version import version
 from supervisor.device import Device
 from supervisor.registry import Registry
@@ -84,11 +85,24 @@ class Operations:
         return c.EventsReply(events=self._services.events.last(request.count))
 
     def restart(self, request: c.Restart) -> c.Done:
-        """Replace a worker; raises ConfigError."""
+        """Replace a worker; raises ConfigError, also for a device in quarantine."""
         device = self._find(request)
+        if device.lifecycle.hold is Hold.QUARANTINED:
+            # Whoever replaces workers by the dozen must not let out what was locked away.
+            text = "in quarantine, which only `xenbackd clear` ends"
+            raise ConfigError(f"restart: {device.id}: {text}")
         self._services.events.add("restart", str(device.id), "asked for by the operator")
         device.replace_worker()
         return c.Done(text=f"{device.id}: worker is replaced")
+
+    def clear(self, request: c.Clear) -> c.Done:
+        """End what holds a device back and forget its failures; raises ConfigError."""
+        device = self._find(request)
+        hold, failures = device.lifecycle.hold, device.link.policy.failures
+        self._services.events.add("clear", str(device.id), "asked for by the operator")
+        device.release()
+        ended = f"{hold.value} ended, " if hold is not Hold.NONE else ""
+        return c.Done(text=f"{device.id}: {ended}{failures} failures forgotten")
 
     async def reload(self) -> c.Done:
         """Apply the configuration file; raises ConfigError, HostError."""
@@ -102,7 +116,7 @@ class Operations:
         device.set_log_level(request.level)
         return c.Done(text=f"{device.id}: log level {request.level}")
 
-    def _find(self, request: c.Show | c.Restart | c.LogLevel) -> Device:
+    def _find(self, request: c.Show | c.Restart | c.Clear | c.LogLevel) -> Device:
         name = c.device_of(request)
         device = self._registry.get(name)
         if device is None:

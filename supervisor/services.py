@@ -7,15 +7,17 @@ Protocols, so that unit tests put dictionaries and lists in the place of process
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from config.model import Config
 from shared.device_id import DeviceId
 from shared.messages import Message
 from shared.worker_spec import HypervisorKind, WorkerSpec
+from supervisor.budget import RestartBudget
 from supervisor.bus import BusListener
 from supervisor.events import EventLog
+from supervisor.oom import OomKills
 from supervisor.publisher import Publisher
 from supervisor.spawner import WorkerOwner
 from supervisor.store import Store
@@ -29,6 +31,9 @@ class Processes(Protocol):
 
     def said_hello(self, device: DeviceId) -> None:
         """The worker is up."""
+
+    def abort(self, device: DeviceId) -> None:
+        """SIGABRT: write where you stand, and end."""
 
     def kill(self, device: DeviceId) -> None:
         """SIGKILL; `worker_exited` follows."""
@@ -73,3 +78,5 @@ class Services:
     hypervisor: HypervisorKind
     embedded_dir: str
     supervisor_pid: int
+    budget: RestartBudget = field(default_factory=RestartBudget)
+    oom: OomKills = field(default_factory=OomKills)

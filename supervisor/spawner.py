@@ -136,6 +136,15 @@ class Spawner:
         self._starting.discard(device)
         self._pump()
 
+    def abort(self, device: DeviceId) -> None:
+        """SIGABRT, at which a worker writes where it stands; one that is not forked is killed."""
+        worker = self._workers.get(device)
+        if worker is None or worker.pidfd is None:
+            self.kill(device)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(worker.pidfd, signal.SIGABRT)
+
     def kill(self, device: DeviceId) -> None:
         """SIGKILL; `worker_exited` follows. A device without a worker is left alone."""
         worker = self._workers.get(device)

@@ -21,6 +21,8 @@ def status_of(device: Device, now: float) -> DeviceStatus:
         generation=link.generation,
         restarts=max(0, link.generation - 1),
         failures=link.policy.failures,
+        last_failure=link.policy.last,
+        health=link.health.word,
         error=device.reporter.text,
         since=max(0.0, now - device.since),
         counters=link.counters,

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from config.model import TypeConfig
+from config.model import DeviceTimeouts, TypeConfig, drain_of
 from shared import lifecycle_types as t
 from shared import messages as m
 from shared.device_id import DeviceId
@@ -24,7 +24,9 @@ from shared.handlers import HandlerInfo
 from shared.limits import SNAPSHOT_NODES_MAX
 from shared.logs import DeviceLogger
 from shared.worker_spec import WorkerSpec
+from supervisor.budget import Admission
 from supervisor.exits import classify, describe
+from supervisor.health import Health
 from supervisor.policy import KIND_OF_BLAME, ExitKind, RestartPolicy
 from supervisor.services import Services
 
@@ -67,6 +69,8 @@ class WorkerLink:
         self._log = log
         self.type_config = type_config
         self.policy = RestartPolicy(type_config.restart or services.config.restart)
+        self.health = Health(self._tell)
+        self._admission = Admission(services.budget, device.domid)
         self.log_level: str = type_config.log_level or services.config.log.level
         """Level the next worker starts with."""
         self.generation = 0
@@ -81,18 +85,32 @@ class WorkerLink:
         self._asked_to_stop = False
         self._killed = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        """Between SIGABRT and SIGKILL."""
         self._backoff: asyncio.TimerHandle | None = None
         self._published: set[str] = set()
+
+    @property
+    def timeouts(self) -> DeviceTimeouts:
+        """Those of its type at the moment."""
+        return self.type_config.timeouts or self._services.config.timeouts
 
     # --- orders
 
     def start(self) -> None:
-        """Start the next generation."""
+        """Start the next generation, or wait for a turn of the restart budget."""
         self.cancel_backoff()
+        wait = self._admission.wait(self._services.clock(), self._services.config.limits)
+        if wait > 0:
+            self._tell("budget", f"too many restarts: next start of a worker in {wait:.1f} s")
+            self._wait(wait)
+            self._owner.feed(t.WorkerExited(t.Hold.BUDGET))
+            return
         self.generation += 1
         self._failure = None
         self._asked_to_stop = self._killed = self.watched = False
         self.counters = {}
+        self.health.forget()
         self._published.clear()
         self.present = True
         services, config = self._services, self._services.config
@@ -108,15 +126,16 @@ class WorkerLink:
             supervisor_pid=services.supervisor_pid,
             log_level=self.log_level,
             log_format=config.log.format,
-            beat=config.timeouts.beat,
+            beat=self.timeouts.beat,
+            drain=self._drain,
         )
         services.processes.start(spec, self)
 
     def ask(self, kind: Callable[..., m.Message], **fields: Any) -> None:
-        """Send an order that is answered within `timeouts.hook`."""
+        """Send an order that is answered within `timeouts.hook`, or `drain` to let go of a ring."""
         self.watched = False
         if self._send(kind, **fields):
-            seconds = self._services.config.timeouts.hook
+            seconds = self._drain if kind is m.Disconnect else self.timeouts.hook
             self._arm(seconds, f"no answer to {kind.__name__} within {seconds:g} s")
 
     def tell(self, kind: Callable[..., m.Message], **fields: Any) -> bool:
@@ -132,7 +151,7 @@ class WorkerLink:
         if kill or self.pid is None or not self.tell(m.Stop):
             self._kill()
             return
-        seconds = self._services.config.timeouts.drain
+        seconds = self._drain
         self._arm(seconds, f"not gone {seconds:g} s after it was told to stop")
 
     def failed(self, blame: Blame, text: str, stage: str) -> None:
@@ -145,11 +164,14 @@ class WorkerLink:
             self._kill()
 
     def hung(self, cause: str) -> None:
-        """A deadline was missed: kill."""
+        """A deadline was missed: have it write where it stands, then kill."""
         if not self.present or self._killed:
             return
         self._failure = self._failure or ExitKind.HANG
-        self._kill()
+        self._given_up()
+        self._services.processes.abort(self._device)
+        loop = asyncio.get_running_loop()
+        self._grace = loop.call_later(self.timeouts.abort, self._kill)
         self._owner.report(Blame.US, f"worker: {self._device}: {cause}", stage="hang")
         self._owner.worker_said_illegal(t.WorkerFailed(Blame.US))
 
@@ -159,19 +181,28 @@ class WorkerLink:
             self._backoff.cancel()
             self._backoff = None
 
+    def forgive(self) -> None:
+        """The operator's word, or what was complained about has changed: failures are forgotten."""
+        self.policy.reset()
+        self._admission.waive(self._services.clock())
+        self.cancel_backoff()
+
     def close(self) -> None:
         """The device is over: no timer fires any more."""
+        self._admission.withdraw(self._services.clock())
         self.cancel_backoff()
         self._disarm()
+        self._disarm_grace()
 
     # --- the process (WorkerOwner)
 
     def worker_forked(self, pid: int) -> None:
         """Its messages are believed from now on; Hello is due."""
         self.pid = pid
+        self._services.oom.watch(pid)
         if self._killed:
             return
-        seconds = self._services.config.timeouts.hello
+        seconds = self.timeouts.hello
         self._arm(seconds, f"no Hello within {seconds:g} s")
         self._services.messages.expect(self._device, self.generation, pid, self)
 
@@ -179,16 +210,28 @@ class WorkerLink:
         """It is dead and reaped."""
         # Its last words may have arrived and not been read yet.
         self._services.messages.drain()
-        kind = self._failure or classify(status)
-        if self._failure is None and self._asked_to_stop:
-            kind = ExitKind.CLEAN
-        elif self._failure is None and kind is ExitKind.CLEAN:
-            kind = ExitKind.CRASH  # nobody asked it to end
+        kind = self._failure or self._kind_of(status)
         if kind is not ExitKind.CLEAN and self._failure is None:
             text = f"worker: {self._device}: process {self.pid}: {describe(status)}"
-            self._owner.report(_blame(kind), text, stage="exit")
+            text += _REMARKS.get(kind, "")
+            stage = "security" if kind is ExitKind.SECURITY else "exit"
+            self._owner.report(_blame(kind), text, stage=stage)
+            if kind is ExitKind.GUEST:
+                # Whatever the policy says of it, what the frontend did wrong closes the device.
+                self._owner.worker_said_illegal(t.WorkerFailed(Blame.GUEST))
         self._log.debug("worker: process %s, %s: %s", self.pid, kind.value, describe(status))
         self._over(kind)
+
+    def _kind_of(self, status: int | None) -> ExitKind:
+        """What an end means that nothing was said about before."""
+        if self._asked_to_stop:
+            return ExitKind.CLEAN
+        kind = classify(status)
+        if kind is ExitKind.CLEAN:
+            return ExitKind.CRASH  # nobody asked it to end
+        if kind is ExitKind.KILLED and self.pid is not None and self._services.oom.claim(self.pid):
+            return ExitKind.OOM
+        return kind
 
     def worker_not_started(self, error: HostError) -> None:
         """The fork server could not."""
@@ -198,14 +241,20 @@ class WorkerLink:
     def _over(self, kind: ExitKind) -> None:
         self._services.messages.forget(self._device)
         self._disarm()
+        self._disarm_grace()
+        if self.pid is not None:
+            self._services.oom.forget(self.pid)
         self.pid = None
         self.present = self.watched = False
+        self.health.forget()
         decision = self.policy.ended(kind, self._services.clock())
         if decision.hold is t.Hold.BACKOFF:
-            loop = asyncio.get_running_loop()
-            self._backoff = loop.call_later(decision.delay, self._backoff_over)
+            self._wait(decision.delay)
             self._log.info("worker: next start in %.1f s", decision.delay)
         self._owner.feed(t.WorkerExited(decision.hold))
+
+    def _wait(self, seconds: float) -> None:
+        self._backoff = asyncio.get_running_loop().call_later(seconds, self._backoff_over)
 
     def _backoff_over(self) -> None:
         self._backoff = None
@@ -215,11 +264,13 @@ class WorkerLink:
 
     def worker_said(self, message: m.FromWorker) -> None:
         """Take one message; who sent it is known."""
-        self.last_seen = self._services.clock()
+        self.last_seen = now = self._services.clock()
+        self.health.heard(now)
         self._owner.worker_spoke()
         match message:
             case m.Beat(counters=counters):
                 self.counters = counters
+                self.health.beat(counters, now, self.timeouts)
             case m.Hello():
                 self._services.processes.said_hello(self._device)
                 self._answered(t.WorkerHello())
@@ -244,7 +295,7 @@ class WorkerLink:
         self._owner.worker_said_illegal(t.WorkerFailed(Blame.US))
 
     def _answered(self, event: t.Event) -> None:
-        if not self._asked_to_stop:
+        if not (self._asked_to_stop or self._killed):
             self._disarm()
             self.watched = True
         if self._owner.worker_said_illegal(event):
@@ -276,10 +327,23 @@ class WorkerLink:
             self.hung("does not take messages")
         return sent
 
-    def _kill(self) -> None:
+    @property
+    def _drain(self) -> float:
+        return drain_of(self.timeouts, self.type_config.handler)
+
+    def _tell(self, kind: str, text: str) -> None:
+        """Something the operator may want to know, which ends nothing."""
+        self._log.warning("%s: %s", kind, text)
+        self._services.events.add(kind, str(self._device), text)
+
+    def _given_up(self) -> None:
         self._killed = True
         self.watched = False
         self._disarm()
+
+    def _kill(self) -> None:
+        self._given_up()
+        self._disarm_grace()
         self._services.processes.kill(self._device)
 
     def _arm(self, seconds: float, cause: str) -> None:
@@ -290,6 +354,18 @@ class WorkerLink:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _disarm_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
+
+_REMARKS: Final = {
+    ExitKind.OOM: " by the kernel, for want of memory",
+    ExitKind.KILLED: ", by neither the supervisor nor the kernel",
+    ExitKind.SECURITY: ", a system call it may not make; quarantine",
+}
 
 
 def _blame(kind: ExitKind) -> Blame:

@@ -46,6 +46,8 @@ class DeviceContext:
     publish: Callable[[Nodes, bool], None]
     """Ask for nodes of the own backend directory to be written while Connected; the second
     argument asks for `state` to be written again, so that the frontend's watch fires."""
+    drain: float = 10.0
+    """Seconds `disconnect` may take before the supervisor kills the worker."""
 
 
 class Device:
@@ -63,6 +65,7 @@ class Device:
         self.handles = context.handles
         self.log = context.log
         self.publish = context.publish
+        self.drain = context.drain
         self.port: Port | None = None
         """The bound event channel."""
 

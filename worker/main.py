@@ -77,7 +77,7 @@ def live(
     def publish(nodes: Nodes, rewrite_state: bool) -> None:
         bus.send(Publish, nodes=nodes, rewrite_state=rewrite_state)
 
-    device = handler(DeviceContext(spec.device, options, handles, log, publish))
+    device = handler(DeviceContext(spec.device, options, handles, log, publish, spec.drain))
     try:
         device.alloc()
     except BlamedError as error:

@@ -12,12 +12,14 @@ Does not open anything and knows no device type.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import time
 from collections.abc import Callable
+from typing import Final
 
-from shared.errors import BackendBug, BlamedError
+from shared.errors import BackendBug, Blame, BlamedError
 from shared.messages import (
     TEXT_MAX,
     Attached,
@@ -38,6 +40,9 @@ from shared.messages import (
 from shared.worker_spec import WorkerSpec
 from worker.bus import Bus
 from worker.device import Device
+
+UNASKED_DRAIN: Final = 10.0
+"""Seconds to let go of a ring that cannot be served: nobody asked, so beats are still due."""
 
 
 class Session:
@@ -145,13 +150,16 @@ class Session:
         self._device.disconnect()
 
     def _give_back(self) -> None:
+        self._device.drain = min(self._device.drain, UNASKED_DRAIN)
         try:
             self._device.disconnect()
         except BlamedError as error:
             self._log.log(error.log_level, "disconnect after a fault: %s", error)
 
     def _failed(self, stage: str, error: BlamedError) -> None:
-        self._log.guest(error.log_level, "%s: %s", stage, error)
+        # The supervisor logs what it is told, and bounds what a guest can cause of it.
+        level = logging.DEBUG if error.blame is Blame.GUEST else error.log_level
+        self._log.guest(level, "%s: %s", stage, error)
         self._bus.send(Failed, stage=stage, blame=error.blame, text=str(error)[:TEXT_MAX])
 
 

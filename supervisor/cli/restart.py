@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from supervisor.cli.parsers import Subparsers
 
 EPILOG = """\
-The guest notices a short pause at most. A device in back-off or quarantine, or one that waited for
-a change of its parameters, is tried again at once.
+The guest notices a short pause at most. A device in back-off, or one that waited for a change of
+its parameters, is tried again at once. One in quarantine is left there: see `xenbackd clear`.
 
 examples:
   xenbackd restart vbd/3/51712

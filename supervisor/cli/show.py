@@ -88,14 +88,17 @@ def blocks(reply: control.ShowReply) -> list[Block]:
 
 def _facts(reply: control.ShowReply) -> list[list[str | Cell]]:
     device = reply.device
+    last = f", the last one: {device.last_failure}" if device.last_failure else ""
     rows: list[list[str | Cell]] = [
         ["device", Cell(device.device, "bold")],
         ["backend", f"{device.backend} for {duration(device.since)}  {reply.backend_path}"],
         ["frontend", f"{device.frontend}  {reply.frontend_path}"],
         ["online", "yes" if device.online else "no (is being unplugged)"],
         ["worker", _worker(device)],
-        ["restarts", f"{device.restarts}, recent failures {device.failures}"],
+        ["restarts", f"{device.restarts}, recent failures {device.failures}{last}"],
     ]
+    if device.health:
+        rows.append(["health", Cell(_HEALTH.get(device.health, device.health), WARN)])
     if device.hold:
         rows.append(["held back", Cell(_HOLDS.get(device.hold, device.hold), BAD)])
     if device.error:
@@ -105,11 +108,18 @@ def _facts(reply: control.ShowReply) -> list[list[str | Cell]]:
 
 _HOLDS: Final = {
     "backoff": "backoff: waits before the next start of a worker",
-    "quarantined": "quarantined: failed too often; `xenbackd restart DEVICE` tries again",
+    "budget": "budget: too many restarts of its guest's devices, or of all; waits for its turn",
+    "quarantined": "quarantined: failed too often or too badly; `xenbackd clear DEVICE` ends that",
     "config": "config: the operator must change something; then, or after `xenbackd restart"
     " DEVICE`, it is tried again",
     "guest": "guest: the frontend broke the protocol; it must close and start anew",
     "disabled": "disabled: the type is switched off in the configuration",
+}
+
+_HEALTH: Final = {
+    "late": "late: gives no sign of life; is killed if that goes on",
+    "slow": "slow: requests are pending and none was finished for a while; look at the storage",
+    "stalled": "stalled: requests are pending and none was finished for long; look at the storage",
 }
 
 

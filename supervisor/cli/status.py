@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 EPILOG = """\
 columns:
   STATE     xenbus state of the backend; and why no worker is started: backoff (waits before the
-            next try), quarantined (failed too often), config (somebody must change something),
-            guest (its frontend broke the protocol and must start anew)
+            next try), budget (too many restarts of its guest's devices), quarantined (failed too
+            often: `xenbackd clear`), config (somebody must change something), guest (its frontend
+            broke the protocol and must start anew)
   FRONTEND  xenbus state of the guest's end
-  WORKER    process id and phase of the worker
-  RESTARTS  workers started after the first; in brackets recent failures
+  WORKER    process id and phase of the worker; late (no sign of life), slow or stalled (requests
+            are pending and none is finished)
+  RESTARTS  workers started after the first; in brackets recent failures and the last one's kind
   I/O       requests read/written since the worker started; with --watch per second
 
 examples:
@@ -103,7 +105,7 @@ def severity(device: control.DeviceStatus) -> int:
     """How much a device needs attention: 2 somebody must act, 1 it is not well, 0 fine."""
     if device.hold in ("quarantined", "config", "guest"):
         return 2
-    return 1 if device.hold == "backoff" or device.error else 0
+    return 1 if device.hold in ("backoff", "budget") or device.health or device.error else 0
 
 
 def _supervisor(reply: control.StatusReply) -> Cell:
@@ -131,19 +133,21 @@ def state_text(device: control.DeviceStatus) -> str:
 
 
 def worker_text(device: control.DeviceStatus) -> str:
-    """Process and phase of the worker."""
-    return device.phase if device.pid is None else f"{device.pid} {device.phase}"
+    """Process and phase of the worker, and how it does."""
+    words = ("" if device.pid is None else str(device.pid), device.phase, device.health)
+    return " ".join(filter(None, words))
 
 
 def _row(device: control.DeviceStatus, rate: str | None) -> list[Cell]:
     style = ("", WARN, BAD)[severity(device)]
     state_style = style or (GOOD if device.backend == "Connected" else "")
-    failures = f" ({device.failures})" if device.failures else ""
+    kind = f" {device.last_failure}" if device.last_failure else ""
+    failures = f" ({device.failures}{kind})" if device.failures else ""
     return [
         Cell(device.device, style),
         Cell(state_text(device), state_style),
         Cell(device.frontend),
-        Cell(worker_text(device), DIM if device.pid is None else ""),
+        Cell(worker_text(device), DIM if device.pid is None else WARN if device.health else ""),
         Cell(f"{device.restarts}{failures}", WARN if device.failures else ""),
         Cell(duration(device.since)),
         Cell(totals(device.counters) if rate is None else rate),

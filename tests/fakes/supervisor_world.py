@@ -140,8 +140,10 @@ class FakeWorkers:
         self.listeners: dict[DeviceId, BusListener] = {}
         self.orders: dict[DeviceId, list[m.Message]] = {}
         self.killed: list[DeviceId] = []
+        self.aborted: list[DeviceId] = []
         self.starts: list[tuple[DeviceId, int]] = []
         self.full: set[DeviceId] = set()
+        self.die_on_abort = True
         self.die_on_kill = True
         self._seq = 0
         self._pid = 4000
@@ -160,6 +162,12 @@ class FakeWorkers:
 
     def said_hello(self, device: DeviceId) -> None:
         pass
+
+    def abort(self, device: DeviceId) -> None:
+        if device in self.specs:
+            self.aborted.append(device)
+            if self.die_on_abort:
+                asyncio.get_running_loop().call_soon(self.exits, device, -6)
 
     def kill(self, device: DeviceId) -> None:
         if device in self.specs:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.control import Done, Reload
+from shared.control import Clear, Done, Reload
 from shared.embedded.guest.blkfront import BlockFrontend
 from shared.embedded.guest.disk import DiskSpec
 from shared.embedded.guest.load import LoadConfig
@@ -161,8 +161,8 @@ def test_life_type_switched_off_closes_and_switched_on_serves(world: World) -> N
         assert (now.pid, now.generation) == (before.pid, 1)
 
 
-def test_life_fifth_failure_is_quarantine_until_the_operator_restarts(world: World) -> None:
-    """Killed five times: held, said, the guest only waits; `restart` serves it again."""
+def test_life_fifth_failure_is_quarantine_until_the_operator_clears_it(world: World) -> None:
+    """Killed five times: held, said, the guest only waits; `clear` serves it again."""
     with world.untouched(), world.guest() as guest:
         guest.disk.connect(DEADLINE)
         guest.works()
@@ -174,7 +174,9 @@ def test_life_fifth_failure_is_quarantine_until_the_operator_restarts(world: Wor
         assert any("quarantined" in line for line in world.log_of(guest))
         world.wait_error(guest, "killed by SIGKILL", errno=14)
 
-        world.restart(guest)
+        with pytest.raises(Exception, match="only `xenbackd clear` ends"):
+            world.restart(guest)
+        world.ask(Clear(device=guest.device), Done)
         guest.works()
         now = world.lab.wait_connected(guest.device)
         assert (now.hold, now.failures, now.generation) == ("", 0, 6)

@@ -175,7 +175,7 @@ def test_show_held_device_says_what_to_do() -> None:
     """A quarantined device names the command that tries it again."""
     shown = shown_device(hold="quarantined", error="worker: killed", online=False)
 
-    assert "xenbackd restart DEVICE" in shown
+    assert "xenbackd clear DEVICE" in shown
     assert "last error  worker: killed" in shown
     assert "no (is being unplugged)" in shown
 

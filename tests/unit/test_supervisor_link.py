@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from config.model import TypeConfig
+from config.model import Config, DeviceTimeouts, TypeConfig
 from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, Blame
@@ -51,7 +51,7 @@ async def test_link_crash_while_connected_resumes_without_a_state_change() -> No
 
 
 @in_clock_loop
-async def test_link_five_crashes_quarantine_until_restart() -> None:
+async def test_link_five_crashes_quarantine_until_cleared() -> None:
     """Back-off between failures, then quarantine, which only the operator ends."""
     world = await world_of()
     await world.serving()
@@ -62,7 +62,7 @@ async def test_link_five_crashes_quarantine_until_restart() -> None:
     assert Hold.QUARANTINED is world.device().lifecycle.hold
     await pass_time(10_000)
     assert len(world.workers.starts) == 5
-    world.device().replace_worker()
+    world.device().release()
     await settle()
     assert len(world.workers.starts) == 6
     assert world.status().failures == 0
@@ -153,7 +153,7 @@ async def test_link_guest_fault_closes_only_this_device() -> None:
 @pytest.mark.parametrize("silent", ["hello", "init", "attach"])
 @in_clock_loop
 async def test_link_missed_deadline_kills_and_counts(silent: str) -> None:
-    """No Hello, no answer to a hook: killed after `timeouts`, a failure, another is started."""
+    """No Hello, no answer to a hook: ended after `timeouts`, a failure, another is started."""
     world = await world_of()
     world.plug()
     await settle()
@@ -164,7 +164,7 @@ async def test_link_missed_deadline_kills_and_counts(silent: str) -> None:
         world.workers.says(VBD, m.Initialised, nodes={})
         world.frontend(3)
     await pass_time(10.1)
-    assert world.workers.killed == [VBD]
+    assert world.workers.aborted == [VBD]
     assert world.workers.starts == [(VBD, 1), (VBD, 2)]
     assert world.status().failures == 1
     assert "within 10 s" in world.status().error
@@ -172,15 +172,16 @@ async def test_link_missed_deadline_kills_and_counts(silent: str) -> None:
 
 @in_clock_loop
 async def test_link_stop_that_is_not_obeyed_ends_in_a_kill() -> None:
-    """A worker has `timeouts.drain` seconds to end."""
+    """A worker of the handler block has 30 seconds to end."""
     world = await world_of()
     await world.serving()
     world.device().replace_worker()
     await settle()
     assert world.workers.kinds(VBD)[-1] == "Stop"
-    assert world.workers.killed == []
-    await pass_time(10.1)
-    assert world.workers.killed == [VBD]
+    await pass_time(29)
+    assert world.workers.aborted == []
+    await pass_time(1.1)
+    assert world.workers.aborted == [VBD]
     assert world.workers.starts == [(VBD, 1), (VBD, 2)]
 
 
@@ -189,7 +190,7 @@ async def test_link_worker_that_cannot_be_killed_is_never_doubled() -> None:
     """In uninterruptible sleep SIGKILL does nothing: no successor is started, for hours."""
     world = await world_of()
     await world.serving()
-    world.workers.die_on_kill = False
+    world.workers.die_on_abort = world.workers.die_on_kill = False
     world.device().replace_worker()
     await pass_time(10_000)
     assert world.workers.killed == [VBD]
@@ -307,3 +308,81 @@ async def test_device_guest_driven_errors_are_bounded_in_the_log() -> None:
         world.device().report(Blame.GUEST, "ring: broken", stage="serve")
         await settle(5)
     assert len(world.events.last(1000)) - before < 20
+
+
+@in_clock_loop
+async def test_link_forbidden_system_call_is_quarantine_at_once_and_loud() -> None:
+    """SIGSYS: no second try, an event of its own kind, and only `clear` ends it."""
+    world = await world_of()
+    await world.serving()
+    world.workers.exits(VBD, -31)
+    await pass_time(1000)
+    assert world.workers.starts == [(VBD, 1)]
+    assert (world.status().hold, world.status().last_failure) == ("quarantined", "security")
+    texts = [event.text for event in world.events.last(10, str(VBD)) if event.kind == "error"]
+    assert any(text.startswith("security: ") and "SIGSYS" in text for text in texts)
+    world.store.put(f"{world.back()}/params", b"aio:/other")
+    await settle()
+    assert Hold.QUARANTINED is world.device().lifecycle.hold
+
+
+@in_clock_loop
+async def test_link_third_guest_fault_in_a_minute_is_quarantine_and_closes() -> None:
+    """The guest can start anew twice; then its device is closed and stays so."""
+    world = await world_of()
+    await world.serving()
+    for _ in range(3):
+        world.workers.exits(VBD, 76)
+        await settle()
+        assert world.state() == b"6"
+        world.frontend(6)
+        await settle()
+        world.frontend(1)
+        await settle()
+        if VBD in world.workers.specs:
+            await world.ready()
+            world.frontend(3)
+            await settle()
+            world.workers.says(VBD, m.Attached, nodes={})
+            await settle()
+    assert world.status().hold == "quarantined"
+    assert world.state() == b"6"
+    assert len(world.workers.starts) == 3
+    world.device().release()
+    await settle()
+    assert world.workers.starts[-1] == (VBD, 4)
+
+
+@in_clock_loop
+async def test_link_exit_code_of_a_guest_fault_closes_without_a_word_before() -> None:
+    """A worker that could not send `Failed` any more: the exit code is enough."""
+    world = await world_of()
+    await world.serving()
+    world.workers.exits(VBD, 76)
+    await settle()
+    assert world.state() == b"6"
+    assert Hold.GUEST is world.device().lifecycle.hold
+
+
+@in_clock_loop
+async def test_link_kill_by_a_stranger_has_its_word() -> None:
+    """SIGKILL that we did not send and the kernel does not own up to: a crash of its own kind."""
+    world = await world_of()
+    await world.serving()
+    world.workers.exits(VBD, -9)
+    await settle()
+    assert (world.status().last_failure, world.status().failures) == ("killed", 1)
+    assert "by neither the supervisor nor the kernel" in world.status().error
+
+
+@in_clock_loop
+async def test_link_drain_of_a_type_is_the_types_own() -> None:
+    """`types.vbd.timeouts.drain` counts for its workers, who are told of it."""
+    own = DeviceTimeouts(drain=3)
+    config = Config(types={"vbd": TypeConfig(handler="block", timeouts=own)})
+    world = await world_of(config)
+    await world.serving()
+    assert world.workers.specs[VBD].drain == 3
+    world.device().replace_worker()
+    await pass_time(3.1)
+    assert world.workers.aborted == [VBD]

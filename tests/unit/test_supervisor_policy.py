@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,7 +19,8 @@ from supervisor.changes import Changed, Changes
 from supervisor.events import CAPACITY, EventLog
 from supervisor.exits import classify, describe
 from supervisor.paths import BackendPath, check_frontend, node_below, parse_backend
-from supervisor.policy import Decision, ExitKind, RestartPolicy
+from supervisor.policy import RULES, Decision, ExitKind, RestartPolicy
+from supervisor.policy_table import markdown
 from supervisor.registry import Registry
 from supervisor.reload import difference, effective
 
@@ -97,6 +99,8 @@ def test_policy_short_service_keeps_failures() -> None:
         (ExitKind.SECURITY, Hold.QUARANTINED),
         (ExitKind.HOST, Hold.NONE),
         (ExitKind.HANG, Hold.NONE),
+        (ExitKind.OOM, Hold.NONE),
+        (ExitKind.KILLED, Hold.NONE),
         (ExitKind.SPAWN, Hold.NONE),
     ],
 )
@@ -105,13 +109,72 @@ def test_policy_first_end_of_each_kind_has_its_hold(kind: ExitKind, hold: Hold) 
     assert hold is policy().ended(kind, 0.0).hold
 
 
+def test_policy_guest_faults_quarantine_by_themselves() -> None:
+    """The third protocol fault within 60 s, and crashes in between do not matter."""
+    restarts = policy()
+    holds = [restarts.ended(ExitKind.GUEST, 20.0 * n).hold for n in range(2)]
+    restarts.ended(CRASH, 30.0)
+    assert [*holds, restarts.ended(ExitKind.GUEST, 59.0).hold] == [
+        Hold.GUEST,
+        Hold.GUEST,
+        Hold.QUARANTINED,
+    ]
+
+
+def test_policy_guest_faults_far_apart_do_not_quarantine() -> None:
+    """Two in each minute are closed and served again for ever."""
+    restarts = policy()
+    assert all(restarts.ended(ExitKind.GUEST, 30.0 * n).hold is Hold.GUEST for n in range(50))
+    assert restarts.failures == 0
+
+
+def test_policy_first_three_failures_of_the_host_do_not_count() -> None:
+    """Eight temporary failures are five that count; each waits longer than the one before."""
+    restarts = policy()
+    decisions = [restarts.ended(ExitKind.HOST, 20.0 * n) for n in range(8)]
+    assert [one.delay for one in decisions[:7]] == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+    assert decisions[6].hold is Hold.BACKOFF
+    assert decisions[7].hold is Hold.QUARANTINED
+
+
+def test_policy_failures_of_the_host_far_apart_never_count() -> None:
+    """Three in each window are storage that is away now and then."""
+    restarts = policy()
+    holds = {restarts.ended(ExitKind.HOST, 120.0 * n).hold for n in range(100)}
+    assert Hold.QUARANTINED not in holds
+
+
+@pytest.mark.parametrize(
+    "kind", [CRASH, ExitKind.KILLED, ExitKind.OOM, ExitKind.HANG, ExitKind.SPAWN]
+)
+def test_policy_each_failure_of_ours_backs_off_and_counts(kind: ExitKind) -> None:
+    """Crash, stranger's kill, want of memory, hang, spawn: at once, back-off, quarantine."""
+    restarts = policy()
+    decisions = [restarts.ended(kind, 10.0 * n) for n in range(5)]
+    assert [one.delay for one in decisions[:4]] == [0.0, 0.5, 1.0, 2.0]
+    assert decisions[4].hold is Hold.QUARANTINED
+    assert restarts.last == kind.value
+
+
+def test_policy_kinds_without_a_rule_there_are_none() -> None:
+    """Whatever a worker can die of has its row."""
+    assert set(ExitKind) == RULES.keys()
+
+
 def test_policy_reset_forgets_everything() -> None:
     """After the operator's word the next failure is a first one."""
     restarts = policy()
     for second in range(4):
         restarts.ended(CRASH, float(second))
     restarts.reset()
+    assert restarts.last == ""
     assert Decision(Hold.NONE) == restarts.ended(CRASH, 5.0)
+
+
+def test_policy_table_in_the_documentation_is_the_one_in_force() -> None:
+    """docs/supervision.md contains the generated tables."""
+    document = Path(__file__).parents[2] / "docs" / "supervision.md"
+    assert markdown() in document.read_text()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +188,7 @@ def test_policy_reset_forgets_everything() -> None:
         (1, ExitKind.CRASH),
         (-signal.SIGSEGV, ExitKind.CRASH),
         (-signal.SIGSYS, ExitKind.SECURITY),
+        (-signal.SIGKILL, ExitKind.KILLED),
         (None, ExitKind.CRASH),
     ],
 )

@@ -34,8 +34,8 @@ VDISK_READONLY: Final = 0x4
 GRANT_MAX: Final = 0xFFFFFFFF
 PORT_MAX: Final = 0x7FFFFFFF
 PROTOCOLS: Final = ("x86_64-abi", "x86_32-abi", "arm-abi")
-DETACH_TIMEOUT: Final = 8.0
-"""Seconds the disk may take for what is in flight; less than a beat may be late."""
+DETACH_SHARE: Final = 0.8
+"""Share of `drain` the disk may take for what is in flight; the rest is for the error's report."""
 
 _COUNTERS: Final = tuple(name for name, _ in ffi.typeof("struct blk_counters").fields)
 _ENGINES: Final = {"auto": lib.BLK_ENGINE_AUTO, "sync": lib.BLK_ENGINE_SYNC}
@@ -111,7 +111,7 @@ class BlockDevice(Device):
     def disconnect(self) -> None:
         """Answer what is in flight; give ring, grants, channel and image back (S15)."""
         if self._native is not None:
-            error = lib.blk_detach(self._native, int(DETACH_TIMEOUT * 1000))
+            error = lib.blk_detach(self._native, int(self.drain * DETACH_SHARE * 1000))
             if error:
                 # The disk may still write into the guest's pages: nothing can be given back but
                 # by the end of this process.
