@@ -50,6 +50,8 @@ def refused(world: World, guest: Guest, *said: str) -> None:
     """The reason stands everywhere, the device closes, and its guest may connect afterwards."""
     status = world.wait_error(guest, *said, errno=EPROTO)
     assert status.hold in ("", "guest")
+    reasons = [line for line in world.log_of(guest) if " WARNING " in line and "held:" not in line]
+    assert len(reasons) == 1, reasons  # not once by the worker and once by the supervisor
     guest.wait_backend(XenbusState.CLOSED)
     guest.disk.advance()
     guest.disk.restart()

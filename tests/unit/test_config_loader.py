@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from config import handlers
 from config.errors import ConfigFileError
 from config.loader import load, loads
-from config.model import Config, LogConfig, RestartConfig, TypeConfig
+from config.model import (
+    Config,
+    DeviceTimeouts,
+    LogConfig,
+    RestartConfig,
+    TypeConfig,
+    drain_of,
+    longest_drain,
+)
 from config.nodes import DEPTH_MAX, SIZE_MAX
 
 
@@ -74,6 +82,42 @@ def test_loader_restart_of_a_type_keeps_the_general_values() -> None:
     text = "restart: {initial: 3}\ntypes: {vbd: {handler: block, restart: {max: 9}}}"
 
     assert RestartConfig(initial=3.0, max=9.0) == loads(text, "x.yaml").types["vbd"].restart
+
+
+def test_loader_timeouts_of_a_type_keep_the_general_values() -> None:
+    """A type's timeouts section changes what it names; `stop` is of the service as a whole."""
+    text = (
+        "timeouts: {beat_late: 4, stop: 60}\n"
+        "types: {vbd: {handler: block, timeouts: {beat_dead: 20}}}"
+    )
+
+    own = loads(text, "x.yaml").types["vbd"].timeouts
+    assert DeviceTimeouts(beat_late=4.0, beat_dead=20.0) == own
+    assert problems("types: {vbd: {handler: block, timeouts: {stop: 3}}}")[0].startswith(
+        "x.yaml:1: types.vbd.timeouts.stop: unknown key"
+    )
+
+
+@pytest.mark.parametrize(
+    ("general", "handler", "expected"),
+    [(None, "block", 30), (None, "console", 10), (5.0, "block", 5), (5.0, "console", 5)],
+)
+def test_config_drain_is_the_files_or_the_handlers(
+    general: float | None, handler: str, expected: float
+) -> None:
+    """30 s for a disk and 10 for others, where the file says nothing."""
+    assert drain_of(DeviceTimeouts(drain=general), handler) == expected
+
+
+def test_config_longest_drain_is_that_of_the_slowest_type() -> None:
+    """So long nobody takes a former supervisor's workers for hung."""
+    text = """
+types:
+  vbd: {handler: block, timeouts: {drain: 50}}
+  qdisk: {handler: block}
+"""
+    assert longest_drain(loads(text, "x.yaml")) == 50
+    assert longest_drain(Config()) == 10
 
 
 @pytest.mark.parametrize(
@@ -135,6 +179,14 @@ def test_loader_restart_of_a_type_keeps_the_general_values() -> None:
         ("timeouts:\n  beat: 9\n  hook: 1\n", "x.yaml:1: timeouts.beat_dead: must be at least"),
         ("xenstore: {timeout: 0}", "x.yaml:1: xenstore.timeout: expected a number above 0 to 600"),
         ("limits: {parallel_starts: 1.5}", "x.yaml:1: limits.parallel_starts: expected a whole"),
+        (
+            "timeouts:\n  progress_warn: 60\n",
+            "x.yaml:1: timeouts.progress_stalled: must not be below timeouts.progress_warn",
+        ),
+        (
+            "types:\n  vbd:\n    handler: block\n    timeouts:\n      beat: 8\n",
+            "x.yaml:4: types.vbd.timeouts.beat_dead: must be at least twice types.vbd",
+        ),
         ("restart:\n  initial: 9\n  max: 3\n", "x.yaml:3: restart.max: must not be below"),
         ("- a", "x.yaml:1: expected a section with the keys runtime_dir,"),
         ("text", "x.yaml:1: expected a section with the keys runtime_dir,"),
