@@ -159,7 +159,8 @@ class WorkerLink:
         if self._failure is None:
             self._failure = KIND_OF_BLAME[blame]
         self._owner.report(blame, text, stage=stage)
-        self._disarm()
+        if not self._asked_to_stop:  # it still has to end in time
+            self._disarm()
         if self._owner.worker_said_illegal(t.WorkerFailed(blame)):
             self._kill()
 

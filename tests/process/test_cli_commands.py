@@ -292,6 +292,15 @@ def test_cli_show_unknown_device_ends_with_the_supervisors_code(run_dir: Path) -
 
 
 @pytest.mark.usefixtures("supervisor")
+def test_cli_clear_asks_for_it_and_prints_the_answer(run_dir: Path) -> None:
+    """The device goes with the request, the supervisor's words are shown."""
+    done = xenbackd("clear", "vbd/3/51712", "--run-dir", str(run_dir))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "done Clear(device='vbd/3/51712')\n"
+
+
+@pytest.mark.usefixtures("supervisor")
 def test_cli_status_watch_goes_on_until_interrupted(run_dir: Path) -> None:
     """The status comes at once, and again; Ctrl-C is the way to end it."""
     with subprocess.Popen(

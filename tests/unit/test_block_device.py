@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
@@ -13,12 +14,13 @@ from typing import Any
 import pytest
 
 from config.block import BlockOptions
-from shared.errors import BackendBug, ConfigError, GuestFault
+from shared.errors import BackendBug, ConfigError, GuestFault, HostError
 from shared.messages import Nodes
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import FakeHypervisor
 from worker.devices.block import BlockDevice
 from worker.devices.image import open_image, parse_params
+from worker.native._block import lib
 
 FRONTEND: Nodes = {"ring-ref": b"8", "event-channel": b"5"}
 Make = Callable[..., BlockDevice]
@@ -330,3 +332,35 @@ def test_block_direct_io_opens_or_says_why_not(image: Path) -> None:
         os.close(opened.fd)
         assert opened.sector_size in (512, 4096)
         assert opened.sectors * 512 % opened.sector_size == 0
+
+
+class DeadDisk:
+    """The native code with a disk that never answers; `waits` are the times it was given."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.waits: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def blk_detach(self, _native: Any, timeout_ms: int) -> int:
+        """Give up when the time is over."""
+        self.waits.append(timeout_ms)
+        return -errno.ETIMEDOUT
+
+
+def test_block_dead_disk_has_most_of_the_drain_and_is_not_waited_for_twice(
+    make: Make, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first disconnect waits; the one of `free` only looks, so the process can end."""
+    device = make()
+    device.drain = 30.0
+    device.init(backend(image))
+    with monkeypatch.context() as patch:
+        dead = DeadDisk(lib)
+        patch.setattr("worker.devices.block.lib", dead)
+        for _ in range(2):
+            with pytest.raises(HostError, match="disconnect: vbd/3/51712: Connection timed out"):
+                device.disconnect()
+    assert dead.waits == [24_000, 0]

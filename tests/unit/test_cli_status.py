@@ -171,6 +171,25 @@ def test_show_has_facts_nodes_counters_and_events() -> None:
         assert expected in shown
 
 
+def test_status_says_how_a_worker_does_and_what_the_last_one_died_of() -> None:
+    """Late, slow or stalled beside the phase; the kind of the last failure beside the count."""
+    one = device(health="stalled", restarts=3, failures=2, last_failure="oom")
+    shown = text(status.blocks(reply(one)))
+
+    assert "4711 serving stalled" in shown
+    assert "3 (2 oom)" in shown
+    assert status.severity(one) == 1
+
+
+def test_show_says_how_a_worker_does() -> None:
+    """The word, what it means, and where to look."""
+    shown = shown_device(health="stalled", failures=2, last_failure="oom")
+
+    assert "health" in shown
+    assert "stalled: requests are pending and none was finished for long" in shown
+    assert "recent failures 2, the last one: oom" in shown
+
+
 def test_show_held_device_says_what_to_do() -> None:
     """A quarantined device names the command that tries it again."""
     shown = shown_device(hold="quarantined", error="worker: killed", online=False)

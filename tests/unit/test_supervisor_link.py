@@ -386,3 +386,29 @@ async def test_link_drain_of_a_type_is_the_types_own() -> None:
     world.device().replace_worker()
     await pass_time(3.1)
     assert world.workers.aborted == [VBD]
+
+
+@in_clock_loop
+async def test_link_worker_that_fails_while_it_stops_still_has_its_deadline() -> None:
+    """A dead disk lets the hook fail; if the process then stays, it is ended all the same."""
+    world = await world_of()
+    await world.serving()
+    world.device().replace_worker()
+    await pass_time(24)
+    world.workers.says(VBD, m.Failed, stage="disconnect", blame=Blame.HOST, text="disconnect: late")
+    await pass_time(6.1)
+    assert world.workers.aborted == [VBD]
+
+
+@in_clock_loop
+async def test_link_all_workers_drain_at_the_same_time() -> None:
+    """When `serve` ends, nobody's thirty seconds begin after another's."""
+    world = await world_of()
+    devices = [DeviceId("vbd", domid, 1) for domid in range(3, 9)]
+    for device in devices:
+        await world.serving(device)
+    for device in devices:
+        world.device(device).stand_down()
+    assert all(world.workers.kinds(device)[-1] == "Stop" for device in devices)
+    await pass_time(30.1)
+    assert set(world.workers.aborted) == set(devices)

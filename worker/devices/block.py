@@ -114,7 +114,8 @@ class BlockDevice(Device):
             error = lib.blk_detach(self._native, int(self.drain * DETACH_SHARE * 1000))
             if error:
                 # The disk may still write into the guest's pages: nothing can be given back but
-                # by the end of this process.
+                # by the end of this process. It has had its time: the next try only looks.
+                self.drain = 0.0
                 raise HostError(f"disconnect: {self.device}: {os.strerror(-error)}")
         self._release_ring()
         self._close_image()
