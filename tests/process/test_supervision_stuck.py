@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,22 +88,30 @@ def test_supervision_stuck_worker_says_where(setup: StuckSetup, deed: str) -> No
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
-    """A cgroup with a bound on memory, of version 2 or else 1; skips where none can be made."""
+    """A cgroup with a bound on memory, of version 1 or else 2; skips where none can be made."""
     v1 = CGROUPS / "memory"
-    root, limit = (v1, "memory.limit_in_bytes") if v1.is_dir() else (CGROUPS, "memory.max")
-    directory = root / Path(tempfile.mktemp(prefix="xbd", dir="/")).name
+    root, limit, swap = (
+        (v1, "memory.limit_in_bytes", "memory.swappiness")
+        if v1.is_dir()
+        else (CGROUPS, "memory.max", "memory.swap.max")
+    )
+    directory = root / f"xbd-{os.getpid()}"
     try:
         directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made: {error}")
+    try:
         try:
             (directory / limit).write_text(str(MEMORY))
-        except OSError:
-            directory.rmdir()
-            raise
-    except OSError as error:
-        pytest.skip(f"no memory cgroup can be made: {error}")
-    yield directory
-    wait_until(lambda: not (directory / "cgroup.procs").read_text(), "the cgroup to be empty")
-    directory.rmdir()
+        except OSError as error:
+            pytest.skip(f"the cgroup does not bound memory: {error}")
+        with contextlib.suppress(OSError):  # no swap, no such file
+            (directory / swap).write_text("0")
+        yield directory
+    finally:
+        procs = directory / "cgroup.procs"
+        wait_until(lambda: not procs.read_text(), "the cgroup to be empty")
+        directory.rmdir()
 
 
 def test_supervision_worker_killed_for_want_of_memory_is_called_so(
