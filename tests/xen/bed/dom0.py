@@ -68,9 +68,9 @@ class Dom0:
 
     # --- xenbackd
 
-    def serve(self) -> None:
+    def serve(self, config: str = CONFIG) -> None:
         """Start xenbackd as its unit does."""
-        self.write("/etc/xenbackd.yaml", CONFIG)
+        self.write("/etc/xenbackd.yaml", config)
         self.run(
             f"ln -sf {PRODUCT}/bin/xenbackd /usr/local/bin/ &&"
             f" setsid xenbackd serve -c /etc/xenbackd.yaml </dev/null >>{LOG} 2>&1 &"

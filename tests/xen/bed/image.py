@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -47,12 +47,17 @@ PYTHON: Final = (3, 11)
 
 
 class Bed:
-    """Where everything lies."""
+    """Where everything lies; `packages` and `modules` are what dom0 has beside the usual."""
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self.directory = directory or Path(
-            os.environ.get("XENBACKD_XEN_BED") or Path(tempfile.gettempdir()) / "xenbackd-xen-bed"
-        )
+    def __init__(
+        self,
+        directory: Path | None = None,
+        packages: Sequence[str] = (),
+        modules: Sequence[str] = (),
+    ) -> None:
+        self.directory = directory or bed_directory()
+        self._packages = (*DOM0, *packages)
+        self._dom0_modules = (*DOM0_MODULES, *modules)
         self.log = self.directory / "build.log"
         self.logs = self.directory / "logs"
         self.root = self.directory / "root"
@@ -75,8 +80,8 @@ class Bed:
         need_tools(self.log)
         try:
             for part, key, make in (
-                ("packages", f"{XEN} {DOM0}", self._take_packages),
-                ("images", digest(image_files()), self._make_images),
+                ("packages", f"{XEN} {self._packages}", self._take_packages),
+                ("images", f"{digest(image_files())} {self._dom0_modules}", self._make_images),
                 ("product", digest(product_files()), self._make_product),
             ):
                 stamp = self.directory / f"{part}.made"
@@ -91,7 +96,7 @@ class Bed:
         self.log.unlink(missing_ok=True)
         apt = Apt(self.directory / "apt", self.log)
         hypervisor, kernel = apt.one(XEN), apt.kernel()
-        packages = apt.closure(DOM0)
+        packages = apt.closure(self._packages)
         for tree in (self.root, self.modules):
             shutil.rmtree(tree, ignore_errors=True)
             tree.mkdir()
@@ -120,7 +125,7 @@ class Bed:
 
     def _make_images(self) -> None:
         with self.dom0_initramfs.open("wb") as out, Initramfs(out) as archive:
-            self._put_modules(archive, DOM0_MODULES)
+            self._put_modules(archive, self._dom0_modules)
             archive.copy("init", INSIDE / "dom0-initramfs")
             self._put_busybox(archive)
         with self.guest_initramfs.open("wb") as out, Initramfs(out) as archive:
@@ -241,6 +246,12 @@ class Bed:
                 if not script.is_symlink() and first.startswith(b"#!") and b"python" in first:
                     script.write_bytes(b"#!%s/bin/python\n%s" % (PRODUCT.encode(), rest))
             make_disk(prefix, self.product_disk, "256M", self.log)
+
+
+def bed_directory() -> Path:
+    """Where the bed of the tests lies."""
+    chosen = os.environ.get("XENBACKD_XEN_BED")
+    return Path(chosen) if chosen else Path(tempfile.gettempdir()) / "xenbackd-xen-bed"
 
 
 def make_disk(tree: Path, disk: Path, size: str, log: Path) -> None:
