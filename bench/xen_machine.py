@@ -67,43 +67,40 @@ MEM_FREE: Final = (
     "sync; echo 3 > /proc/sys/vm/drop_caches; sed -n 's/^MemFree: *\\([0-9]*\\) .*/\\1/p'"
     " /proc/meminfo"
 )
-# Run time of each CPU in nanoseconds, then every process with its ticks; those that end go missing.
-SNAPSHOT: Final = "grep ^cpu /proc/schedstat; cat /proc/[0-9]*/stat 2>/dev/null || true"
-STAT: Final = re.compile(r"(\d+) \((.*)\) \S ")
+# Nanoseconds each thread has run, and the names of processes; those that end meanwhile go missing.
+SNAPSHOT: Final = (
+    "grep -H . /proc/[0-9]*/comm /proc/[0-9]*/task/[0-9]*/schedstat 2>/dev/null || true"
+)
+NAME: Final = re.compile(r"/proc/(\d+)/comm:(.*)")
+RUN: Final = re.compile(r"/proc/(\d+)/task/(\d+)/schedstat:(\d+) ")
 KERNEL: Final = re.compile(r"blkback\.|kworker/u|loop\d")
-TICK_US: Final = 10_000
-"""USER_HZ is 100 on x86."""
 O_DIRECT: Final = 0o40000
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
-    """CPU microseconds of one process since its start: its own, and of children it waited for."""
-
-    name: str
-    used: int
-    children: int
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """CPU microseconds: of all CPUs since boot, and by process."""
+    """CPU nanoseconds of dom0's threads since their start, by process, and processes' names."""
 
-    total: int
-    processes: dict[int, Process]
+    names: dict[int, str]
+    run: dict[int, dict[int, int]]
 
     @classmethod
     def parse(cls, text: str) -> Snapshot:
-        """From what `SNAPSHOT` says; the seventh figure of a CPU's line is its run time."""
-        total, processes = 0, {}
+        """From what `SNAPSHOT` says; the first figure of a thread's schedstat is its run time,
+        the same that utime and stime in `stat` are made of, without their 10 ms steps."""
+        names: dict[int, str] = {}
+        run: dict[int, dict[int, int]] = {}
         for line in text.splitlines():
-            if line.startswith("cpu"):
-                total += int(line.split()[7]) // 1000
-            elif found := STAT.match(line):
-                fields = [int(x) * TICK_US for x in line[found.end() :].split()[10:14]]
-                own, children = fields[0] + fields[1], fields[2] + fields[3]
-                processes[int(found[1])] = Process(found[2], own, children)
-        return cls(total, processes)
+            if found := NAME.match(line):
+                names[int(found[1])] = found[2]
+            elif found := RUN.match(line):
+                run.setdefault(int(found[1]), {})[int(found[2])] = int(found[3])
+        return cls(names, run)
+
+    def since(self, before: Snapshot, pid: int) -> float:
+        """CPU microseconds of a process, its new threads included."""
+        then = before.run.get(pid, {})
+        return sum(ns - then.get(tid, 0) for tid, ns in self.run[pid].items()) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +126,16 @@ class Load:
 class XenBench:
     """dom0 with the three backends and their guest."""
 
-    def __init__(self, dom0: Dom0, *, direct: bool) -> None:
-        """Start everything; afterwards all three disks are connected and the image is cached."""
+    def __init__(self, dom0: Dom0, *, direct: bool, seconds: float) -> None:
+        """Start everything; afterwards all three disks are connected, each was used for `seconds`,
+        and the image is cached."""
         self.dom0 = dom0
         self._direct = direct
+        self._seconds = seconds
         self._prepare()
         dom0.serve(CONFIG.format(direct="true" if direct else "false"))
         self._agent = self._pid("-f [d]om0-agent.py")
-        self._supervisor = self._pid("-f '[x]enbackd serve'")
+        self._supervisor = self._pid("-f '^[^ ]*python[^ ]* [^ ]*xenbackd serve'")
         safe = ",direct-io-safe" if direct else ""
         self.guest: Guest = dom0.create(
             "bench", [f"format=raw,vdev=xvdb,access=rw,backendtype=qdisk{safe},target={IMAGE}"]
@@ -190,7 +189,7 @@ class XenBench:
         """The guest has the disk and everything has been done once."""
         name = DEVICES[backend]
         self.guest.run(f"until [ -b /dev/{name} ]; do sleep 0.2; done", LONG)
-        self.fio(backend, "randrw", 4096, 16, 2)
+        self.fio(backend, "randrw", 4096, 16, self._seconds)
 
     def _check_caching(self) -> None:
         """All three use dom0's page cache, or none does."""
@@ -221,24 +220,31 @@ class XenBench:
         )
         return Load.parse(told, block)
 
-    def backend_us(self, backend: Backend, before: Snapshot, after: Snapshot) -> int:
+    def backend_us(self, backend: Backend, before: Snapshot, after: Snapshot) -> float:
         """CPU microseconds of a backend between two snapshots.
 
-        For blkback: its thread of this disk and the unbound kernel workers, one of which serves
-        the loop device (its name changes with its work, and nothing else keeps them busy here).
+        For blkback: its threads and the unbound kernel workers, one of which serves the loop
+        device (its name changes with its work, and nothing else keeps them busy here).
         """
         if backend == "xenbackd":
-            return _used(self._worker, before, after)
+            return after.since(before, self._worker)
         if backend == "QEMU":
-            return _used(self._qemu, before, after)
-        threads = [pid for pid, x in after.processes.items() if KERNEL.match(x.name)]
-        return sum(_used(pid, before, after) for pid in threads)
+            return after.since(before, self._qemu)
+        return sum(after.since(before, pid) for pid in after.run if self._is_kernel(after, pid))
 
-    def dom0_us(self, before: Snapshot, after: Snapshot) -> int:
-        """CPU microseconds of all of dom0, without the agent and what it ran for us."""
-        then, now = before.processes[self._agent], after.processes[self._agent]
-        ours = now.used + now.children - then.used - then.children
-        return after.total - before.total - ours
+    def dom0_us(self, before: Snapshot, after: Snapshot) -> float:
+        """CPU microseconds of all of dom0, but for the agent and what it ran for us: processes
+        that came meanwhile."""
+        stayed = [
+            pid
+            for pid in after.run
+            if pid != self._agent and (pid in before.run or self._is_kernel(after, pid))
+        ]
+        return sum(after.since(before, pid) for pid in stayed)
+
+    @staticmethod
+    def _is_kernel(snapshot: Snapshot, pid: int) -> bool:
+        return KERNEL.match(snapshot.names.get(pid, "")) is not None
 
     def pss_mib(self) -> dict[Backend, float]:
         """Proportional set size of the two backends that are processes."""
@@ -255,13 +261,7 @@ class XenBench:
         self.dom0.run(f"sleep {seconds}", LONG)
         after = self.snapshot()
         pids = {"worker": self._worker, "supervisor": self._supervisor, "QEMU": self._qemu}
-        return {name: _used(pid, before, after) / 1e6 for name, pid in pids.items()}
-
-
-def _used(pid: int, before: Snapshot, after: Snapshot) -> int:
-    """CPU microseconds of a process that may have started in between."""
-    then = before.processes.get(pid)
-    return after.processes[pid].used - (then.used if then else 0)
+        return {name: after.since(before, pid) / 1e6 for name, pid in pids.items()}
 
 
 def bench_bed() -> Bed:

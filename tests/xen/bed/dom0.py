@@ -62,6 +62,7 @@ class Dom0:
     def wait(self, holds: Callable[[], bool], what: str, timeout: float = PATIENCE) -> float:
         """Ask again and again; seconds it took."""
         start = time.monotonic()
+        timeout *= self.machine.slowness
         while not holds():
             assert time.monotonic() < start + timeout, f"waited {timeout:g} s for {what}"
         return time.monotonic() - start
