@@ -25,7 +25,8 @@ def main() -> int:
     bed = Bed()
     start = time.monotonic()
     try:
-        bed.build()
+        with bed.mine():
+            bed.build()
     except Unavailable as why:
         print(f"test-xen: skipped: {why}")  # noqa: T201
         return SKIPPED

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -23,23 +24,29 @@ LOGS: Final = {
 
 
 @pytest.fixture(scope="session")
-def dom0() -> Iterator[Dom0]:
-    """dom0 with xenbackd running and no guest."""
+def machine() -> Iterator[Machine]:
+    """The machine, with dom0 up."""
     bed = Bed()
-    try:
-        bed.build()
-    except Unavailable as why:
-        pytest.skip(str(why))
-    machine = Machine(bed)
-    try:
-        dom0 = Dom0(machine)
+    with contextlib.ExitStack() as stack:
         try:
-            dom0.serve()
-            start = f"dom0 up {machine.booted:.1f} s, xenbackd {dom0.serving:.1f} s"
-            print(start)  # noqa: T201
-            yield dom0
-        finally:
-            for name, command in LOGS.items():
-                (bed.logs / name).write_text(dom0.try_run(command)[1])
+            stack.enter_context(bed.mine())
+            bed.build()
+        except Unavailable as why:
+            pytest.skip(str(why))
+        machine = Machine(bed)
+        stack.callback(machine.stop)
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def dom0(machine: Machine) -> Iterator[Dom0]:
+    """dom0 with xenbackd running and no guest."""
+    dom0 = Dom0(machine)
+    try:
+        dom0.serve()
+        start = f"dom0 up {machine.booted:.1f} s, xenbackd {dom0.serving:.1f} s"
+        print(start)  # noqa: T201
+        yield dom0
     finally:
-        machine.stop()
+        for name, command in LOGS.items():
+            (machine.bed.logs / name).write_text(dom0.try_run(command)[1])

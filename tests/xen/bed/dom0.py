@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""dom0 as an administrator has it: a shell, xl, xenbackd; and the guests."""
+"""dom0 as an administrator has it: a shell, xl, xenbackd.
+
+A process takes a third of a second here and `xenbackd status` some: what is waited for is looked at
+through the agent (`look`), which starts none.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.fakes.waiting import wait_until
+from tests.xen.bed.guest import CONFIG as GUEST
+from tests.xen.bed.guest import Guest
 from tests.xen.bed.image import PRODUCT
-from tests.xen.bed.machine import Machine
-
-PATIENCE: Final = 120.0
-"""Seconds for what takes one or two on an idle machine: everything is emulated."""
+from tests.xen.bed.machine import PATIENCE, Machine
 
 LOG: Final = "/var/log/xenbackd.log"
 CONFIG: Final = """\
@@ -23,19 +28,29 @@ types:
   vbd: {handler: block}
   qdisk: {handler: block, enabled: true}
 """
-GUEST: Final = """\
-name = "{name}"
-type = "pv"
-kernel = "/bed/vmlinux"
-ramdisk = "/bed/guest.cpio"
-extra = "console=hvc0 loglevel=4 xen_scrub_pages=0 mitigations=off tsc=reliable random.trust_cpu=on"
-memory = 192
-vcpus = 1
-on_crash = "preserve"
-on_reboot = "restart"
-disk = [{disks}]
-{more}
-"""
+KINDS: Final = ("vbd", "qdisk")
+TITLE: Final = "xenbackd: "
+CONNECTED: Final = "4"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What there was at one moment."""
+
+    disks: dict[str, tuple[str, str]]
+    """Backend's and frontend's state of each, "" for a node that is not there."""
+    processes: dict[int, str]
+    nodes: list[str]
+    """Below the path that was asked for."""
+
+    @property
+    def workers(self) -> dict[str, int]:
+        """The process of each device that has one."""
+        return {
+            line.removeprefix(TITLE): pid
+            for pid, line in self.processes.items()
+            if line.startswith(TITLE) and "/" in line
+        }
 
 
 class Dom0:
@@ -44,6 +59,10 @@ class Dom0:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.serving = 0.0
+        self.pid = 0
+        """xenbackd's."""
+        self.idle_descriptors = 0
+        """What it had open while it served nothing."""
 
     def try_run(self, command: str, timeout: float = PATIENCE) -> tuple[int, str]:
         """A shell command: exit status and what it said."""
@@ -59,49 +78,114 @@ class Dom0:
         """A file."""
         self.run(f"printf %s {shlex.quote(text)} > {path}")
 
-    def wait(self, holds: Callable[[], bool], what: str, timeout: float = PATIENCE) -> float:
-        """Ask again and again; seconds it took."""
+    # --- looking
+
+    def look(self, below: str = "") -> Look:
+        """All disks' states, all processes, the nodes below a path of xenstore."""
+        told = self.machine.request(PATIENCE, look=KINDS, below=below)
+        return Look(
+            {name: (back, front) for name, (back, front) in told["disks"].items()},
+            {int(pid): line for pid, line in told["processes"].items()},
+            told["nodes"],
+        )
+
+    def wait(self, holds: Callable[[Look], bool], what: str, timeout: float = PATIENCE) -> Look:
+        """Look again and again; what was seen when it held."""
+        seen: list[Look] = []
+
+        def looked() -> bool:
+            seen[:] = [self.look()]
+            return holds(seen[0])
+
+        try:
+            wait_until(looked, what, timeout * self.machine.slowness)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {seen[0].disks}, {seen[0].workers}") from None
+        return seen[0]
+
+    def wait_connected(self, *devices: str) -> Look:
+        """Until these disks, and no others, are connected and have a worker each."""
+        both = (CONNECTED, CONNECTED)
+        return self.wait(
+            lambda seen: (
+                seen.disks == dict.fromkeys(devices, both) and set(seen.workers) == set(devices)
+            ),
+            f"{', '.join(devices)} connected",
+        )
+
+    def wait_state(self, device: str, backend: str) -> Look:
+        """Until a disk's backend is in this state; "" means that it is gone."""
+        return self.wait(
+            lambda seen: seen.disks.get(device, ("",))[0] == backend,
+            f"{device} in state {backend!r}",
+        )
+
+    def wait_successor(self, device: str, before: Look) -> float:
+        """Until a disk has another worker than it had; seconds it took."""
         start = time.monotonic()
-        timeout *= self.machine.slowness
-        while not holds():
-            assert time.monotonic() < start + timeout, f"waited {timeout:g} s for {what}"
+        self.wait(
+            lambda seen: seen.workers.get(device, 0) not in (0, before.workers[device]),
+            f"a successor for {device}",
+        )
         return time.monotonic() - start
+
+    def qemus(self) -> list[str]:
+        """QEMU processes, of which there should be none."""
+        return [x for x in self.look().processes.values() if "qemu-system" in x.split(" ")[0]]
+
+    def descriptors(self) -> int:
+        """How many the supervisor has open."""
+        return int(self.run(f"ls /proc/{self.pid}/fd | wc -l"))
+
+    def nothing_left(self, domid: int) -> None:
+        """The only guest is gone: its nodes, its workers, its memory, and what the supervisor
+        had open for it."""
+        front = f"/local/domain/{domid}"
+
+        def gone() -> bool:
+            seen = self.look(below=front)
+            return not seen.nodes and not any(
+                f"/{domid}/" in x for x in (*seen.disks, *seen.workers)
+            )
+
+        wait_until(gone, f"domain {domid} to leave no node and no worker", PATIENCE * self.machine.slowness)
+        # A grant that is still mapped keeps a dead domain here, as "(null)".
+        self.until(f"! xl list | awk '{{print $2}}' | grep -qx {domid}", f"domain {domid} to go")
+        self.until(
+            f"[ $(ls /proc/{self.pid}/fd | wc -l) -le {self.idle_descriptors} ]",
+            f"the supervisor's descriptors to be {self.idle_descriptors} again",
+        )
+
+    def until(self, condition: str, what: str, timeout: float = PATIENCE) -> None:
+        """Until a shell command in dom0 works, tried again and again there."""
+        status, out = self.try_run(f"until {condition}; do sleep 0.2; done", timeout)
+        assert status == 0, f"waited {timeout:g} s for {what}: {condition}\n{out}"
 
     # --- xenbackd
 
     def serve(self, config: str = CONFIG) -> None:
         """Start xenbackd as its unit does."""
         self.write("/etc/xenbackd.yaml", config)
-        self.run(
-            f"ln -sf {PRODUCT}/bin/xenbackd /usr/local/bin/ &&"
-            f" setsid xenbackd serve -c /etc/xenbackd.yaml </dev/null >>{LOG} 2>&1 &"
+        start = time.monotonic()
+        self.pid = int(
+            self.run(
+                f"ln -sf {PRODUCT}/bin/xenbackd /usr/local/bin/ &&"
+                f" {{ setsid xenbackd serve -c /etc/xenbackd.yaml </dev/null >>{LOG} 2>&1 &"
+                " echo $!; }"
+            )
         )
         try:
-            answers = lambda: self.try_run("xenbackd status")[0] == 0  # noqa: E731
-            self.serving = self.wait(answers, "xenbackd status")
+            self.until(f"grep -q 'serving:' {LOG} || ! [ -d /proc/{self.pid} ]", "xenbackd")
+            self.run("xenbackd status")
         except AssertionError:
             raise AssertionError(f"xenbackd does not start:\n{self.run(f'cat {LOG}')}") from None
+        self.serving = time.monotonic() - start
+        self.idle_descriptors = self.descriptors()
 
     def devices(self) -> dict[str, dict[str, Any]]:
         """What xenbackd says of its devices."""
         told = json.loads(self.run("xenbackd status --json"))
         return {x["device"]: x for x in told["devices"]}
-
-    def workers(self) -> list[str]:
-        """Worker processes."""
-        return self.run("pgrep -af '^xenbackd: (vbd|qdisk)/' || true").splitlines()
-
-    def qemus(self) -> list[str]:
-        """QEMU processes, of which there should be none."""
-        return self.run("pgrep -af 'qemu-system|qemu-dm' | grep -v pgrep || true").splitlines()
-
-    def backends(self) -> str:
-        """The disks' backend directories in xenstore, one line a node."""
-        kinds = ("vbd", "qdisk")
-        return "".join(
-            self.run(f"xenstore-ls -f /local/domain/0/backend/{x} 2>/dev/null || true")
-            for x in kinds
-        )
 
     # --- guests
 
@@ -109,7 +193,7 @@ class Dom0:
         """`xl create`, then wait for the guest's userland."""
         listed = ", ".join(f'"{x}"' for x in disks)
         self.write(f"/root/{name}.cfg", GUEST.format(name=name, disks=listed, more=more))
-        guest = Guest(self, name)
+        guest = Guest(self.machine, name)
         start = time.monotonic()
         self.run(f"xl create -q /root/{name}.cfg")
         guest.created = time.monotonic() - start
@@ -117,40 +201,23 @@ class Dom0:
         guest.up = time.monotonic() - start
         return guest
 
-
-class Guest:
-    """A guest with Debian's kernel."""
-
-    def __init__(self, dom0: Dom0, name: str) -> None:
-        self.dom0 = dom0
-        self.name = name
-        self.created = self.up = 0.0
-
-    @property
-    def domid(self) -> int:
-        """The number it has now."""
-        return int(self.dom0.run(f"xl domid {self.name}"))
-
-    def wait(self, timeout: float = PATIENCE) -> None:
-        """Until its userland answers."""
-        self.dom0.machine.ask(timeout, guest=self.name)
-
-    def try_run(self, command: str, timeout: float = PATIENCE) -> tuple[int, str]:
-        """A shell command in the guest: exit status and what it said."""
-        return self.dom0.machine.ask(timeout, guest=self.name, run=command)
-
-    def run(self, command: str, timeout: float = PATIENCE) -> str:
-        """A shell command in the guest that must work: what it said."""
-        status, out = self.try_run(command, timeout)
-        assert status == 0, f"in {self.name}: {command}: exit status {status}\n{out}"
-        return out
-
-    def device(self, devid: int, kind: str = "vbd") -> str:
-        """The name xenbackd gives one of its disks."""
-        return f"{kind}/{self.domid}/{devid}"
-
-    def destroy(self) -> float:
+    def destroy(self, guest: Guest) -> float:
         """`xl destroy`, if it is there; seconds it took."""
         start = time.monotonic()
-        self.dom0.try_run(f"xl destroy {self.name}")
+        self.try_run(f"xl destroy {guest.name}")
         return time.monotonic() - start
+
+    def image(self, name: str, size: str = "64M") -> str:
+        """An empty image, made anew: its path."""
+        self.run(f"rm -f /srv/{name}; truncate -s {size} /srv/{name}")
+        return f"/srv/{name}"
+
+    def hash(self, image: str) -> str:
+        """SHA-256 of an image."""
+        return self.run(f"sha256sum {image}").split()[0]
+
+
+def disk(image: str, vdev: str, access: str = "rw") -> str:
+    """A disk that libxl leaves to whoever serves `vbd`."""
+    script = f"{PRODUCT}/bin/xenbackd-block"
+    return f"format=raw,vdev={vdev},access={access},backendtype=phy,script={script},target={image}"

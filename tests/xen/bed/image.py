@@ -7,6 +7,8 @@ when what it is made of has changed.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import hashlib
 import lzma
@@ -70,11 +72,30 @@ class Bed:
         self.dom0_disk = self.directory / "dom0.img"
         self.product_disk = self.directory / "product.img"
 
-    def build(self) -> None:
-        """Everything that is not there yet. Unavailable if this machine cannot have it."""
+    @contextlib.contextmanager
+    def mine(self) -> Iterator[None]:
+        """Keep others out: they would replace images that a machine runs on, and its logs.
+
+        Raises:
+            Unavailable: the directory is another user's.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         if self.directory.stat().st_uid != os.geteuid():
             raise Unavailable(f"{self.directory} is another user's: set XENBACKD_XEN_BED")
+        with (self.directory / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"test-xen: {self.directory} is in use: waiting", flush=True)  # noqa: T201
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def build(self) -> None:
+        """Everything that is not there yet; only while the bed is ours (`mine`).
+
+        Raises:
+            Unavailable: this machine cannot have it.
+        """
         if sys.version_info[:2] != PYTHON:
             raise Unavailable(f"dom0 has Python 3.11, the product here is of {sys.version[:4]}")
         need_tools(self.log)
@@ -214,6 +235,8 @@ class Bed:
             ("var/run", "/run"),
         ):
             link = self.root / name
+            if link.is_dir() and not link.is_symlink():  # a package's, before it was a link
+                shutil.rmtree(link)
             if link.is_symlink() or not link.exists():
                 link.unlink(missing_ok=True)
                 link.symlink_to(target)

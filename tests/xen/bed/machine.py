@@ -23,6 +23,9 @@ from tests.xen.bed.packages import SYSTEM_PATH
 BOOT: Final = 300.0
 """Seconds to dom0's agent; 11 to 25 on an idle machine."""
 
+PATIENCE: Final = 120.0
+"""Seconds for what takes one or two on an idle machine: everything is emulated."""
+
 # TCG's iret from ring 3 goes wrong with SMAP. Vector registers were seen to be lost with XSAVE and
 # lazily switched registers: a guest's memory seemed corrupt.
 CPU: Final = "max,-smap,-smep,-xsave"
@@ -41,6 +44,10 @@ SLOWNESS: Final = 10.0
 """How much longer the host waits for a machine that counts: its seconds are not the host's."""
 
 
+class SilenceError(Exception):
+    """The agent does not answer."""
+
+
 class Machine:
     """The running machine."""
 
@@ -57,13 +64,13 @@ class Machine:
             self._qemu = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._owed = 0
         self._agent = socket.socket(socket.AF_UNIX)
-        self._lines = self._agent.makefile("rb")
+        self._received = b""
+        self._asked = 0
         try:
             start = time.monotonic()
             self._connect()
-            self._answer(BOOT * self.slowness)
+            self._answer(0, BOOT * self.slowness)
             self.booted = time.monotonic() - start
         except BaseException:
             self.stop()
@@ -103,35 +110,47 @@ class Machine:
 
         wait_until(connected, "QEMU's socket")
 
-    def _answer(self, timeout: float) -> dict[str, Any]:
-        self._agent.settimeout(timeout)
-        try:
-            line = self._lines.readline()
-        except TimeoutError:
-            raise RuntimeError(f"dom0 is silent for {timeout:g} s, see {self.console}") from None
-        if not line:
-            raise RuntimeError(f"the machine is gone, see {self.console}")
-        reply: dict[str, Any] = json.loads(line)
+    def _answer(self, number: int, timeout: float) -> dict[str, Any]:
+        """The answer to one request. Those to earlier ones, which nobody waits for, are dropped."""
+        end = time.monotonic() + timeout
+        while True:
+            while b"\n" not in self._received:
+                self._agent.settimeout(max(0.001, end - time.monotonic()))
+                try:
+                    data = self._agent.recv(65536)
+                except TimeoutError:
+                    raise SilenceError(f"silent for {timeout:g} s, see {self.console}") from None
+                if not data:
+                    raise RuntimeError(f"the machine is gone, see {self.console}")
+                self._received += data
+            line, self._received = self._received.split(b"\n", 1)
+            reply: dict[str, Any] = json.loads(line)
+            if reply["id"] == number:
+                return reply
+
+    def request(self, timeout: float, **request: Any) -> dict[str, Any]:
+        """One request to dom0's agent and its answer.
+
+        Raises:
+            SilenceError: none came within `timeout` and a minute; others can be asked all the same.
+            AssertionError: the agent says that it cannot.
+        """
+        self._asked += 1
+        line = json.dumps({"id": self._asked, "timeout": timeout, **request}) + "\n"
+        self._agent.settimeout(timeout * self.slowness)
+        self._agent.sendall(line.encode())
+        reply = self._answer(self._asked, (timeout + 60) * self.slowness)
+        if "error" in reply:
+            raise AssertionError(f"{request}: {reply['error']}")
         return reply
 
     def ask(self, timeout: float, **request: Any) -> tuple[int, str]:
-        """One request to dom0's agent: exit status and output."""
-        line = json.dumps({**request, "timeout": timeout}) + "\n"
-        patience = (timeout + 60) * self.slowness
-        while self._owed:  # by a request that was interrupted
-            self._answer(patience)
-            self._owed -= 1
-        self._agent.sendall(line.encode())
-        self._owed += 1
-        reply = self._answer(patience)
-        self._owed -= 1
-        if "error" in reply:
-            raise AssertionError(f"{request}: {reply['error']}")
+        """One command: exit status and output; raises as `request`."""
+        reply = self.request(timeout, **request)
         return reply["status"], reply["out"]
 
     def stop(self) -> None:
         """Power off, without asking."""
-        self._lines.close()
         self._agent.close()
         if self._qemu.poll() is None:
             self._qemu.send_signal(signal.SIGKILL)

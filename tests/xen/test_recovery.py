@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""A worker is killed on real Xen while its guest writes: a pause for one disk, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from tests.xen.bed.dom0 import Dom0, disk
+from tests.xen.bed.guest import XVDA, XVDB, Guest, worst_ms
+
+pytestmark = pytest.mark.xen
+
+KILLS: Final = 3
+# Each block is read back and checked soon after it was written, so before and after each kill.
+WRITES: Final = (
+    "--rw=randwrite --bs=4k --size=16m --iodepth=8 --verify_backlog=32 --time_based --runtime=900"
+)
+
+
+@pytest.fixture
+def guest(dom0: Dom0) -> Iterator[Guest]:
+    """A guest with two empty disks."""
+    first, second = dom0.image("a.img"), dom0.image("b.img")
+    guest = dom0.create("killed", [disk(first, "xvda"), disk(second, "xvdb")])
+    if guest.try_run("which fio")[0]:
+        pytest.skip("the bed has no fio")
+    yield guest
+    dom0.destroy(guest)
+
+
+def test_worker_killed_under_verified_io_guest_sees_a_pause(dom0: Dom0, guest: Guest) -> None:
+    """Three times SIGKILL: no I/O error, no wrong block; the other disk's worker stays."""
+    hurt, other = guest.device(XVDA), guest.device(XVDB)
+    first = before = dom0.wait_connected(hurt, other)
+    for device in ("xvda", "xvdb"):
+        guest.start_fio(device, WRITES)
+    pauses = []
+    for _ in range(KILLS):
+        guest.wait_progress("xvda")
+        dom0.run(f"kill -9 {before.workers[hurt]}")
+        pauses.append(dom0.wait_successor(hurt, before))
+        before = dom0.wait_connected(hurt, other)
+    guest.wait_progress("xvda")
+    worst = {device: worst_ms(guest.end_fio(device)) for device in ("xvda", "xvdb")}
+    print(  # noqa: T201
+        f"killed under load: successor there after {', '.join(f'{x:.1f}' for x in pauses)} s;"
+        f" longest request {worst['xvda']:.0f} ms, of the other disk {worst['xvdb']:.0f} ms"
+    )
+    assert guest.io_errors() == 0
+    assert before.workers[other] == first.workers[other]
+    told = dom0.devices()
+    assert (told[hurt]["restarts"], told[other]["restarts"]) == (KILLS, 0)
