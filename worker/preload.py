@@ -24,6 +24,7 @@ import worker.trace
 from config.block import BlockOptions
 from shared import logs
 from shared.device_id import DeviceId
+from shared.hypervisor import select
 from shared.messages import Beat, Hello, Init, Stop, decode_to_worker, encode
 from shared.worker_spec import WorkerSpec
 from worker.devices.block import BlockDevice
@@ -61,6 +62,7 @@ def warm_up() -> None:
     logs.JsonFormatter().format(record)
     logs.setup()
     assert load("block") is BlockDevice
+    select.warm_up()
 
 
 lib.blk_tune_malloc()

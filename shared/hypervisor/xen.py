@@ -29,6 +29,12 @@ MAP_MAX: Final = 4096
 """Pages of one map call, as on the embedded hypervisor."""
 
 
+def preload() -> None:
+    """Open the libraries, which then stay open; raises as `load_gnttab`."""
+    load_evtchn(EVTCHN)
+    load_gnttab(GNTTAB)
+
+
 class XenEventChannels:
     """`EventChannels` over one open /dev/xen/evtchn."""
 

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from config.model import Config
 from shared.errors import HostError
-from shared.hypervisor import select
+from shared.hypervisor import libraries, select, xen
 from shared.hypervisor.select import open_hypervisor
 from supervisor import places
+
+MODULE = "shared.hypervisor.xen"
 
 
 @pytest.fixture
@@ -72,3 +75,35 @@ def test_select_embedded_that_does_not_run_fails_on_opening_handles(tmp_path: Pa
     """A missing hypervisor is the host's failure, with the socket's path in the message."""
     with pytest.raises(HostError, match=r"open handle: .*hypervisor/domain/0: No such file"):
         open_hypervisor("embedded", tmp_path).open_handles(grants=True)
+
+
+def test_select_warm_up_without_xen_imports_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Workers on the embedded hypervisor do without Xen's native module."""
+    monkeypatch.delitem(sys.modules, MODULE)
+    select.warm_up(tmp_path / "evtchn")
+    assert MODULE not in sys.modules
+
+
+def test_select_warm_up_on_xen_opens_the_libraries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A worker finds them open."""
+    opened: list[libraries.Library] = []
+    monkeypatch.setattr(xen, "load_evtchn", opened.append)
+    monkeypatch.setattr(xen, "load_gnttab", opened.append)
+    select.warm_up(tmp_path)
+    assert opened == [libraries.EVTCHN, libraries.GNTTAB]
+
+
+def test_select_warm_up_library_missing_is_left_to_the_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The fork server lives on, for there is nobody it could tell."""
+
+    def refuse(_library: object) -> None:
+        raise HostError("open library: libxenevtchn: not here")
+
+    monkeypatch.setattr(xen, "load_evtchn", refuse)
+    select.warm_up(tmp_path)
