@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 from tests.xen import __main__ as test_xen
 from tests.xen.bed import image, packages
+from tests.xen.bed.agent import Agent, SilenceError
 from tests.xen.bed.cpio import Initramfs
 
 
@@ -42,6 +46,28 @@ def test_main_bed_unavailable_says_so_in_one_line_and_exits_77(
     assert capsys.readouterr().out.splitlines() == [
         "test-xen: skipped: missing on this machine: qemu-system-x86"
     ]
+
+
+def test_bed_in_use_is_locked_for_others(tmp_path: Path) -> None:
+    """Who replaces images while a machine runs on them breaks it."""
+    bed = image.Bed(tmp_path / "bed")
+    with bed.mine(), (bed.directory / "lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (bed.directory / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_agent_answer_too_late_is_dropped() -> None:
+    """After a request that was given up, the next one gets its own answer."""
+    ours, theirs = socket.socketpair()
+    agent = Agent(ours)
+    with theirs:
+        with pytest.raises(SilenceError):
+            agent.answer(1, timeout=0)
+        for number in (0, 1):
+            theirs.sendall(json.dumps({"id": number, "out": f"{number}"}).encode() + b"\n")
+        assert agent.request(5, run="true")["out"] == "1"
+    agent.close()
 
 
 def test_initramfs_file_in_a_directory_directory_comes_first_and_all_is_aligned() -> None:

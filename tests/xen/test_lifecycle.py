@@ -61,6 +61,28 @@ def test_pause_unpause_disks_go_on(dom0: Dom0, guest: Guest) -> None:
     assert dom0.look().workers == before
 
 
+def test_frontend_that_starts_anew_connects_again(dom0: Dom0, guest: Guest) -> None:
+    """In the same directories the frontend goes from Connected over Closed to Initialising, as
+    after a kexec: the backend follows, and the disk is as it was."""
+    name, domid = guest.device(XVDB), guest.domid
+    descriptors = dom0.descriptors()
+    guest.run("dd if=/dev/urandom of=/dev/xvdb bs=64k count=32 oflag=direct")
+    guest.run(f"echo vbd-{XVDB} > /sys/bus/xen/drivers/vbd/unbind")
+    dom0.wait(lambda seen: seen.disks[name] == ("6", "6"), f"{name} closed")
+    # Linux does not reset the state of a device it has let go; it takes one up that comes at 1.
+    front = f"/local/domain/{domid}/device/vbd/{XVDB}"
+    back = dom0.run(f"xenstore-read {front}/backend; xenstore-rm {front}").strip()
+    guest.until(f"[ ! -e /sys/bus/xen/devices/vbd-{XVDB} ]", "the device to go")
+    nodes = {"backend": back, "backend-id": 0, "virtual-device": XVDB, "device-type": "disk"}
+    written = " ".join(f"{front}/{node} {value}" for node, value in nodes.items())
+    dom0.run(f"xenstore-write {front} '' && xenstore-chmod {front} n{domid} r0")
+    dom0.run(f"xenstore-write {written} && xenstore-write {front}/state 1")
+    connected(dom0, guest)
+    guest.until("[ -b /dev/xvdb ]", "xvdb")
+    assert guest.hash("/dev/xvdb") == dom0.hash("/srv/b.img")
+    assert dom0.descriptors() == descriptors
+
+
 def test_reboot_takes_the_disks_along(dom0: Dom0, guest: Guest) -> None:
     """`xl reboot`: a new domain with the same disks, nothing of the old one."""
     before = guest.domid

@@ -24,7 +24,7 @@ disk = [{disks}]
 """
 
 INTERRUPTED: Final = 128
-"""fio's exit status after SIGINT."""
+"""fio's exit status after SIGTERM."""
 
 
 class Guest:
@@ -93,8 +93,9 @@ class Guest:
         )
 
     def end_fio(self, device: str) -> dict[str, Any]:
-        """End fio with an interrupt, which is no failure: its figures of the job."""
-        self.run(f"pkill -INT -f /dev/{device}; true")
+        """End fio by SIGTERM, which is no failure: its figures of the job."""
+        # Not SIGINT, which what a shell runs in the background ignores.
+        self.run(f"pkill -f /dev/{device}; true")
         self.until(f"[ -s /tmp/{device}.status ]", f"fio on {device}")
         out = self.run(f"cat /tmp/{device}.status /tmp/{device}.out")
         status, _, told = out.partition("\n")

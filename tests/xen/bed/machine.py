@@ -6,7 +6,6 @@ QEMU ends with us, however we end; nothing of it is reachable but by sockets in 
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fakes.waiting import wait_until
+from tests.xen.bed.agent import Agent
 from tests.xen.bed.image import Bed
 from tests.xen.bed.packages import SYSTEM_PATH
 
@@ -44,10 +44,6 @@ SLOWNESS: Final = 10.0
 """How much longer the host waits for a machine that counts: its seconds are not the host's."""
 
 
-class SilenceError(Exception):
-    """The agent does not answer."""
-
-
 class Machine:
     """The running machine."""
 
@@ -64,13 +60,12 @@ class Machine:
             self._qemu = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._agent = socket.socket(socket.AF_UNIX)
-        self._received = b""
-        self._asked = 0
+        self._line = socket.socket(socket.AF_UNIX)
+        self._agent = Agent(self._line, self.slowness)
         try:
             start = time.monotonic()
             self._connect()
-            self._answer(0, BOOT * self.slowness)
+            self._agent.answer(0, BOOT * self.slowness)
             self.booted = time.monotonic() - start
         except BaseException:
             self.stop()
@@ -103,46 +98,16 @@ class Machine:
             if self._qemu.poll() is not None:
                 raise RuntimeError(f"QEMU ended at once, see {self.bed.logs / 'qemu.log'}")
             try:
-                self._agent.connect(str(self._run / "agent"))
+                self._line.connect(str(self._run / "agent"))
             except (FileNotFoundError, ConnectionRefusedError):
                 return False
             return True
 
         wait_until(connected, "QEMU's socket")
 
-    def _answer(self, number: int, timeout: float) -> dict[str, Any]:
-        """The answer to one request. Those to earlier ones, which nobody waits for, are dropped."""
-        end = time.monotonic() + timeout
-        while True:
-            while b"\n" not in self._received:
-                self._agent.settimeout(max(0.001, end - time.monotonic()))
-                try:
-                    data = self._agent.recv(65536)
-                except TimeoutError:
-                    raise SilenceError(f"silent for {timeout:g} s, see {self.console}") from None
-                if not data:
-                    raise RuntimeError(f"the machine is gone, see {self.console}")
-                self._received += data
-            line, self._received = self._received.split(b"\n", 1)
-            reply: dict[str, Any] = json.loads(line)
-            if reply["id"] == number:
-                return reply
-
     def request(self, timeout: float, **request: Any) -> dict[str, Any]:
-        """One request to dom0's agent and its answer.
-
-        Raises:
-            SilenceError: none came within `timeout` and a minute; others can be asked all the same.
-            AssertionError: the agent says that it cannot.
-        """
-        self._asked += 1
-        line = json.dumps({"id": self._asked, "timeout": timeout, **request}) + "\n"
-        self._agent.settimeout(timeout * self.slowness)
-        self._agent.sendall(line.encode())
-        reply = self._answer(self._asked, (timeout + 60) * self.slowness)
-        if "error" in reply:
-            raise AssertionError(f"{request}: {reply['error']}")
-        return reply
+        """One request to dom0's agent and its answer; raises as `Agent.request`."""
+        return self._agent.request(timeout, **request)
 
     def ask(self, timeout: float, **request: Any) -> tuple[int, str]:
         """One command: exit status and output; raises as `request`."""
