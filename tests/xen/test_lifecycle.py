@@ -69,7 +69,9 @@ def test_frontend_that_starts_anew_connects_again(dom0: Dom0, guest: Guest) -> N
     guest.run("dd if=/dev/urandom of=/dev/xvdb bs=64k count=32 oflag=direct")
     guest.run(f"echo vbd-{XVDB} > /sys/bus/xen/drivers/vbd/unbind")
     dom0.wait(lambda seen: seen.disks[name] == ("6", "6"), f"{name} closed")
-    # Linux does not reset the state of a device it has let go; it takes one up that comes at 1.
+    # Linux does not reset the state of a device it has let go, it takes up a new one that is at 1;
+    # and its driver closes a device whose backend is still Closed, so it has to come last.
+    guest.run("echo 0 > /sys/bus/xen/drivers_autoprobe")
     front = f"/local/domain/{domid}/device/vbd/{XVDB}"
     back = dom0.run(f"xenstore-read {front}/backend; xenstore-rm {front}").strip()
     guest.until(f"[ ! -e /sys/bus/xen/devices/vbd-{XVDB} ]", "the device to go")
@@ -77,6 +79,10 @@ def test_frontend_that_starts_anew_connects_again(dom0: Dom0, guest: Guest) -> N
     written = " ".join(f"{front}/{node} {value}" for node, value in nodes.items())
     dom0.run(f"xenstore-write {front} '' && xenstore-chmod {front} n{domid} r0")
     dom0.run(f"xenstore-write {written} && xenstore-write {front}/state 1")
+    dom0.wait(lambda seen: seen.disks[name] == ("2", "1"), f"{name} to wait for its frontend")
+    guest.until(f"[ -e /sys/bus/xen/devices/vbd-{XVDB} ]", "the device")
+    guest.run(f"echo vbd-{XVDB} > /sys/bus/xen/drivers/vbd/bind")
+    guest.run("echo 1 > /sys/bus/xen/drivers_autoprobe")
     connected(dom0, guest)
     guest.until("[ -b /dev/xvdb ]", "xvdb")
     assert guest.hash("/dev/xvdb") == dom0.hash("/srv/b.img")
