@@ -80,7 +80,8 @@ class Guest:
         self.run(
             f"rm -f /tmp/{device}.*; (fio --name=v --filename={where} --ioengine=libaio"
             f" --direct=1 --verify=crc32c --verify_fatal=1 --output-format=json {arguments}"
-            f" >/tmp/{device}.out 2>&1; echo $? >/tmp/{device}.status) </dev/null >/dev/null 2>&1 &"
+            f" >/tmp/{device}.out 2>&1 & echo $! >/tmp/{device}.pid; wait $!;"
+            f" echo $? >/tmp/{device}.status) </dev/null >/dev/null 2>&1 &"
         )
 
     def wait_progress(self, device: str, requests: int = 50) -> None:
@@ -95,7 +96,7 @@ class Guest:
     def end_fio(self, device: str) -> dict[str, Any]:
         """End fio by SIGTERM, which is no failure: its figures of the job."""
         # Not SIGINT, which what a shell runs in the background ignores.
-        self.run(f"pkill -f /dev/{device}; true")
+        self.run(f"kill $(cat /tmp/{device}.pid)")
         self.until(f"[ -s /tmp/{device}.status ]", f"fio on {device}")
         out = self.run(f"cat /tmp/{device}.status /tmp/{device}.out")
         status, _, told = out.partition("\n")
