@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from tests.xen.bed.dom0 import Dom0, Guest
+from tests.xen.bed.dom0 import Dom0
+from tests.xen.bed.guest import Guest
 from tests.xen.bed.image import Bed, bed_directory
 
 MIB: Final = 1 << 20

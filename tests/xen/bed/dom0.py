@@ -148,7 +148,9 @@ class Dom0:
                 f"/{domid}/" in x for x in (*seen.disks, *seen.workers)
             )
 
-        wait_until(gone, f"domain {domid} to leave no node and no worker", PATIENCE * self.machine.slowness)
+        wait_until(
+            gone, f"domain {domid} to leave no node and no worker", PATIENCE * self.machine.slowness
+        )
         # A grant that is still mapped keeps a dead domain here, as "(null)".
         self.until(f"! xl list | awk '{{print $2}}' | grep -qx {domid}", f"domain {domid} to go")
         self.until(
