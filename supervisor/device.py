@@ -41,6 +41,7 @@ from supervisor.changes import Changed, Changes
 from supervisor.outbox import Outbox
 from supervisor.paths import backend_path
 from supervisor.publisher import OvertakenError
+from supervisor.removal import Removal
 from supervisor.reporter import Reporter
 from supervisor.services import Services
 from supervisor.snapshot import read_backend, read_frontend
@@ -78,6 +79,7 @@ class Device:
         self._actions: deque[t.Action] = deque()
         self._outbox = Outbox(device, frontend_path, services.publisher)
         self._changes = Changes()
+        self._removal = Removal(device, frontend_path, services, self._wake)
         self._task: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._standing_down = False
@@ -183,6 +185,7 @@ class Device:
     async def close(self) -> None:
         """Forgotten: nothing of it runs any more."""
         self.link.close()
+        self._removal.cancel()
         if self._retry is not None:
             self._retry.cancel()
         task = self._task
@@ -215,7 +218,7 @@ class Device:
     def _has_work(self) -> bool:
         if self._standing_down or self._paused:
             return False
-        waiting = self._actions or self._outbox or self._changes
+        waiting = self._actions or self._outbox or self._changes or self._removal.due
         return bool(waiting) or self.reporter.pending
 
     async def _work(self) -> None:
@@ -256,6 +259,8 @@ class Device:
             if changed.backend and self.lifecycle.hold is Hold.CONFIG:
                 self.release()
             await self._pass_on(changed)
+        elif self._removal.due:
+            await self._removal.execute()
 
     async def _refresh_backend(self) -> None:
         seen = await probe.backend(self._services.store, self.path)
@@ -379,6 +384,7 @@ class Device:
     def _note(self, step: t.Step) -> None:
         """Log what changed and tell the policy whether the device is served."""
         before, after = step.before, step.after
+        self._removal.note(after)
         changed = before.frontend is not after.frontend and before.taken_up
         if changed and self.reporter.guest_may_log():
             self.log.info("frontend %s -> %s", before.frontend, after.frontend)

@@ -40,8 +40,13 @@ async def backend(store: Store, directory: str) -> BackendSeen:
         there=frontend is not None or state is not None,
         frontend=None if frontend is None else frontend.decode("utf-8", "replace"),
         state=XenbusState.from_wire(state),
-        online=online is not None and online.strip().isdigit() and int(online) != 0,
+        online=online is not None and is_true(online),
     )
+
+
+def is_true(value: bytes) -> bool:
+    """A toolstack's flag: a number other than zero."""
+    return value.strip().isdigit() and int(value) != 0
 
 
 async def frontend_state(store: Store, directory: str) -> XenbusState:

@@ -27,6 +27,7 @@ from shared.limits import NODE_VALUE_MAX
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import NoEntryError
 from supervisor.paths import backend_path, error_path
+from supervisor.probe import is_true
 from supervisor.store import Store
 
 _ERRNO: Final = {
@@ -141,6 +142,30 @@ class Publisher:
                 message = text.encode("utf-8", "replace")[:NODE_VALUE_MAX]
                 nodes = {"hotplug-error": message, "hotplug-status": b"error"}
                 await self._write_all(tx, directory, nodes)
+
+        await self._store.transact(body)
+
+    async def remove(self, device: DeviceId, frontend_path: str) -> None:
+        """Remove the directory of a device that is Closed and not online, and an empty one above.
+
+        Raises:
+            OvertakenError, XenstoreError: as `write_state`.
+        """
+        directory = backend_path(self._own, device)
+        above = directory.rpartition("/")[0]
+
+        async def body(tx: int) -> None:
+            await self._check_there(tx, device, directory, frontend_path)
+            state, online = await self._store.read_many(
+                (f"{directory}/{name}" for name in ("state", "online")), tx
+            )
+            unplugged = online is None or not is_true(online)
+            if XenbusState.from_wire(state) is not XenbusState.CLOSED or not unplugged:
+                raise OvertakenError(f"remove: {device}: it is in use again")
+            await self._store.rm(directory, tx)
+            with contextlib.suppress(NoEntryError):
+                if not await self._store.directory(above, tx):
+                    await self._store.rm(above, tx)
 
         await self._store.transact(body)
 

@@ -27,7 +27,12 @@ from shared import lifecycle_types as t
 from shared.device_id import DEVID_MAX, DOMID_FIRST_RESERVED, DeviceId
 from shared.errors import Blame, BlamedError, ConfigError, HostError
 from shared.handlers import HandlerInfo, resolve
-from shared.xenstore.errors import AlreadyExistsError, ConnectionLostError, NoEntryError
+from shared.xenstore.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConnectionLostError,
+    NoEntryError,
+)
 from supervisor import probe
 from supervisor.device import Device
 from supervisor.paths import (
@@ -192,10 +197,18 @@ class Scanner:
     async def _check_domains(self) -> None:
         """A domain went, nobody says which (S8)."""
         for domid in self._registry.domains():
-            if not await self._services.store.is_domain_introduced(domid):
+            if not await self._introduced(domid):
                 for device in self._registry.of_domain(domid):
                     device.log.info("domain %d is gone", domid)
                     device.gone()
+
+    async def _introduced(self, domid: int) -> bool:
+        """Whether a domain is there; only xenstored's own domain and dom0 are told."""
+        try:
+            return await self._services.store.is_domain_introduced(domid)
+        except AccessDeniedError:
+            # A driver domain goes by the directories, which the toolstack closes.
+            return True
 
     # --- scan (S18)
 
@@ -257,7 +270,7 @@ class Scanner:
             return
         seen, introduced = await asyncio.gather(
             probe.backend(services.store, path),
-            services.store.is_domain_introduced(id_.domid),
+            self._introduced(id_.domid),
         )
         if not seen.there or not introduced:
             self._told.pop(id_, None)

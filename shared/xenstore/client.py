@@ -45,6 +45,8 @@ RECONNECT_MAX: Final = 5.0
 """Seconds between two attempts at most."""
 TRANSACTION_ATTEMPTS: Final = 50
 """Conflicts in a row after which a transaction is given up; others commit at each of them."""
+TRANSACTIONS_MAX: Final = 8
+"""Transactions open at one time; xenstored allows an unprivileged domain ten."""
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class XenstoreClient:
         self._requests = 0
         self._reconnects = 0
         self._lost = asyncio.Event()
+        self._transactions = asyncio.Semaphore(TRANSACTIONS_MAX)
         self._keeper: asyncio.Task[None] | None = None
 
     # The connection
@@ -231,25 +234,26 @@ class XenstoreClient:
             HostError: `attempts` conflicts in a row.
         """
         for _ in range(attempts):
-            session = self._usable(Op.TRANSACTION_START, "-")
+            async with self._transactions:
+                session = self._usable(Op.TRANSACTION_START, "-")
 
-            def undo(reply: bytes, session: Session = session) -> None:
-                session.send(Op.TRANSACTION_END, b"F\0", _transaction_id(reply))
+                def undo(reply: bytes, session: Session = session) -> None:
+                    session.send(Op.TRANSACTION_END, b"F\0", _transaction_id(reply))
 
-            tx = _transaction_id(await session.request(Op.TRANSACTION_START, b"\0", 0, undo))
-            try:
-                result = await body(tx)
-            except TransactionConflictError:
-                session.send(Op.TRANSACTION_END, b"F\0", tx)
-                continue
-            except BaseException:
-                session.send(Op.TRANSACTION_END, b"F\0", tx)
-                raise
-            try:
-                await session.request(Op.TRANSACTION_END, b"T\0", tx)
-            except TransactionConflictError:
-                continue
-            return result
+                tx = _transaction_id(await session.request(Op.TRANSACTION_START, b"\0", 0, undo))
+                try:
+                    result = await body(tx)
+                except TransactionConflictError:
+                    session.send(Op.TRANSACTION_END, b"F\0", tx)
+                    continue
+                except BaseException:
+                    session.send(Op.TRANSACTION_END, b"F\0", tx)
+                    raise
+                try:
+                    await session.request(Op.TRANSACTION_END, b"T\0", tx)
+                except TransactionConflictError:
+                    continue
+                return result
         raise HostError(f"xenstore transaction: {self._target.path}: {attempts} conflicts in a row")
 
     # Watches

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import HostError
-from shared.xenstore.client import XenstoreClient
+from shared.xenstore.client import TRANSACTIONS_MAX, XenstoreClient
 from shared.xenstore.errors import (
     AlreadyExistsError,
     ConnectionLostError,
@@ -293,6 +293,24 @@ def test_client_transaction_in_endless_conflict_is_given_up() -> None:
 
             with pytest.raises(HostError, match="4 conflicts"):
                 await client.transact(body, attempts=4)
+
+    run(scenario)
+
+
+def test_client_transactions_at_once_stay_below_the_quota() -> None:
+    """A driver domain's ten open transactions are not used up, however many devices come."""
+
+    async def scenario() -> None:
+        async with connected() as (server, client):
+            most = 0
+
+            async def body(tx: int) -> None:
+                nonlocal most
+                most = max(most, len(server.connections[0].transactions))
+                await client.read("/", tx)
+
+            await asyncio.gather(*(client.transact(body) for _ in range(40)))
+            assert 2 <= most <= TRANSACTIONS_MAX
 
     run(scenario)
 

@@ -274,6 +274,8 @@ class Requests:
         return b"/local/domain/%d\0" % _number(_one(payload))
 
     def _is_domain_introduced(self, client: Client, tx: int, payload: bytes) -> bytes:
+        if client.domid != DOM0:
+            raise RefusedError("EACCES")  # as oxenstored does
         domid = _number(_one(payload))
         return b"T\0" if domid == DOM0 or domid in self._store.domains else b"F\0"
 

@@ -40,6 +40,8 @@ DOM0_MODULES: Final = (
     *("xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-privcmd", "xenfs"),
 )
 GUEST_MODULES: Final = ("crc32c_generic", "ext4", "xen-blkfront")
+DRIVER_MODULES: Final = ("xen-evtchn", "xen-gntdev", "xenfs")
+"""What a driver domain needs beyond a guest's."""
 GUEST_PROGRAMS: Final = ("mke2fs", "e2fsck")
 PRODUCT: Final = "/opt/xenbackd"
 PRODUCT_SOURCES: Final = ("supervisor", "worker", "shared", "config", "scripts")
@@ -151,6 +153,7 @@ class Bed:
             self._put_busybox(archive)
         with self.guest_initramfs.open("wb") as out, Initramfs(out) as archive:
             self._put_modules(archive, GUEST_MODULES)
+            self._put_modules(archive, DRIVER_MODULES, "driver-modules")
             archive.copy("init", INSIDE / "guest-init")
             archive.copy("bin/agent", INSIDE / "guest-agent")
             self._put_busybox(archive)
@@ -166,7 +169,9 @@ class Bed:
         archive.copy("bin/busybox", self.root / "usr/bin/busybox")
         archive.link("bin/sh", "busybox")
 
-    def _put_modules(self, archive: Initramfs, names: Iterable[str]) -> None:
+    def _put_modules(
+        self, archive: Initramfs, names: Iterable[str], folder: str = "modules"
+    ) -> None:
         base = self.modules / "lib/modules" / self._release()
         needs = {}
         for line in (base / "modules.dep").read_text().splitlines():
@@ -179,7 +184,7 @@ class Bed:
                 if path not in order:
                     order.append(path)
         for number, path in enumerate(order):
-            archive.copy(f"modules/{number:02}-{Path(path).name}", base / path)
+            archive.copy(f"{folder}/{number:02}-{Path(path).name}", base / path)
 
     def _put_programs(self, archive: Initramfs) -> None:
         """Programs of dom0's that busybox has not, with their libraries."""

@@ -87,6 +87,8 @@ class Machine:
             *("-chardev", f"file,id=con,path={self.console}", "-serial", "chardev:con"),
             *("-drive", f"file={bed.dom0_disk},{drive},snapshot=on,cache=unsafe,discard=unmap"),
             *("-drive", f"file={bed.product_disk},{drive},readonly=on"),
+            # A driver domain's root is dom0's, before its first boot.
+            *("-drive", f"file={bed.dom0_disk},{drive},snapshot=on,cache=unsafe,discard=unmap"),
             # One port, and no thread of QEMU's that looks for more.
             *("-device", "virtio-serial-pci,max_ports=2,ioeventfd=off"),
             *("-chardev", f"socket,id=agent,path={run}/agent,server=on,wait=off"),
