@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tests.fakes.waiting import wait_until
 from tests.xen.bed.guest import CONFIG as GUEST
-from tests.xen.bed.guest import Guest
+from tests.xen.bed.guest import LINUX, Guest
 from tests.xen.bed.image import PRODUCT
 from tests.xen.bed.machine import PATIENCE, Machine
 
@@ -191,10 +191,21 @@ class Dom0:
 
     # --- guests
 
-    def create(self, name: str, disks: Sequence[str], more: str = "") -> Guest:
-        """`xl create`, then wait for the guest's userland."""
+    def create(
+        self,
+        name: str,
+        disks: Sequence[str],
+        more: str = "",
+        *,
+        memory: int = 192,
+        arguments: str = "",
+    ) -> Guest:
+        """`xl create`, then wait for the guest's userland; `arguments` are its kernel's."""
         listed = ", ".join(f'"{x}"' for x in disks)
-        self.write(f"/root/{name}.cfg", GUEST.format(name=name, disks=listed, more=more))
+        text = GUEST.format(
+            name=name, disks=listed, more=more, memory=memory, linux=LINUX, arguments=arguments
+        )
+        self.write(f"/root/{name}.cfg", text)
         guest = Guest(self.machine, name)
         start = time.monotonic()
         self.run(f"xl create -q /root/{name}.cfg")

@@ -9,13 +9,16 @@ from typing import Any, Final
 from tests.xen.bed.machine import PATIENCE, Machine
 
 XVDA, XVDB, XVDC = 51712, 51728, 51744
+LINUX: Final = (
+    "console=hvc0 loglevel=4 xen_scrub_pages=0 mitigations=off tsc=reliable random.trust_cpu=on"
+)
 CONFIG: Final = """\
 name = "{name}"
 type = "pv"
 kernel = "/bed/vmlinux"
 ramdisk = "/bed/guest.cpio"
-extra = "console=hvc0 loglevel=4 xen_scrub_pages=0 mitigations=off tsc=reliable random.trust_cpu=on"
-memory = 192
+extra = "{linux} {arguments}"
+memory = {memory}
 vcpus = 1
 on_crash = "preserve"
 on_reboot = "restart"
