@@ -23,6 +23,10 @@ class BlockOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """persistent: keep the guest's data pages mapped if the frontend can; copy: always copy."""
     max_persistent_grants: Annotated[int, Meta(ge=0, le=65536)] = 1056
     max_ring_page_order: Annotated[int, Meta(ge=0, le=4)] = 4
+    journal: bool = True
+    """Keep what is in flight in a file beside the worker, so that answers need not wait for older
+    ones and a successor knows exactly what is left to do. off: answers go in ring order. Counts
+    from a frontend's next connection on."""
     flush: bool = True
     discard: bool = True
     direct_io: bool = False

@@ -31,6 +31,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     embedded_dir: str
     """Directory of the embedded hypervisor; "" with real Xen."""
     supervisor_pid: int
+    journal: str = ""
+    """Path of the device's journal, which is also the lock of its worker; "" without."""
     log_level: str = "info"
     log_format: str = "text"
     beat: float = 1.0

@@ -47,6 +47,7 @@ from supervisor.control import Control
 from supervisor.device import Device
 from supervisor.events import EventLog
 from supervisor.instance import Instance
+from supervisor.journals import Journals
 from supervisor.notify import notify
 from supervisor.operations import Operations
 from supervisor.places import embedded_dir, hypervisor_of, own_domid, xenstore_target
@@ -97,6 +98,7 @@ class Supervisor:
         self._entry_point = entry_point
         self._preload = preload
         self._directory = Path(config.runtime_dir).absolute()
+        self._journals = Journals(self._directory)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self._lost = ""
@@ -133,6 +135,7 @@ class Supervisor:
         instance = Instance(self._directory)
         instance.open(longest_drain(config))
         stack.callback(instance.close)
+        self._journals.open()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.destroy, 0)
         bus = Bus(context, self._directory / WORKERS_SOCKET)
@@ -160,6 +163,7 @@ class Supervisor:
         await self._open_control(context, stack)
         self._start_watching(stack)
         await self._scanner.open()
+        await self._journals.sweep(self._client, self._services.own_path)
 
     async def _make_services(self, bus: Bus, hypervisor: HypervisorKind) -> None:
         domid = await own_domid(self._client)
@@ -179,6 +183,7 @@ class Supervisor:
             hypervisor=hypervisor,
             embedded_dir=str(embedded_dir(self.config)),
             supervisor_pid=os.getpid(),
+            journals=self._journals,
         )
         self._scanner = Scanner(self._services, self.registry)
 
@@ -251,6 +256,7 @@ class Supervisor:
     # --- while it serves
 
     def _forget(self, device: DeviceId) -> None:
+        self._journals.remove(device)
         self._scanner.forget(device)
 
     def _xenstore_lost(self, cause: str) -> None:

@@ -17,6 +17,7 @@ from shared.worker_spec import HypervisorKind, WorkerSpec
 from supervisor.budget import RestartBudget
 from supervisor.bus import BusListener
 from supervisor.events import EventLog
+from supervisor.journals import Journals
 from supervisor.oom import OomKills
 from supervisor.publisher import Publisher
 from supervisor.spawner import WorkerOwner
@@ -80,3 +81,5 @@ class Services:
     supervisor_pid: int
     budget: RestartBudget = field(default_factory=RestartBudget)
     oom: OomKills = field(default_factory=OomKills)
+    journals: Journals | None = None
+    """Where workers keep what is in flight; None: nowhere."""

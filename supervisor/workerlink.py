@@ -124,6 +124,7 @@ class WorkerLink:
             hypervisor=services.hypervisor,
             embedded_dir=services.embedded_dir,
             supervisor_pid=services.supervisor_pid,
+            journal=str(services.journals.path(self._device)) if services.journals else "",
             log_level=self.log_level,
             log_format=config.log.format,
             beat=self.timeouts.beat,

@@ -48,6 +48,8 @@ class DeviceContext:
     argument asks for `state` to be written again, so that the frontend's watch fires."""
     drain: float = 10.0
     """Seconds `disconnect` may take before the supervisor kills the worker."""
+    journal: int = -1
+    """Descriptor of the device's journal, locked, open until the process ends; -1 without."""
 
 
 class Device:
@@ -66,6 +68,7 @@ class Device:
         self.log = context.log
         self.publish = context.publish
         self.drain = context.drain
+        self.journal = context.journal
         self.port: Port | None = None
         """The bound event channel."""
 

@@ -26,6 +26,7 @@ from shared.worker_spec import WorkerSpec
 from worker.bus import Bus
 from worker.device import Device, DeviceContext
 from worker.handlers import load
+from worker.journal import open_journal
 from worker.session import Session
 
 
@@ -49,6 +50,8 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
     bus = Bus(spec)
     try:
         try:
+            # First of all: whatever comes after it, only one worker of the device does.
+            journal = open_journal(spec.journal, spec.device) if spec.journal else -1
             handler = load(spec.handler)
             options = _options(spec, handler)
             hypervisor = open_hypervisor(spec.hypervisor, Path(spec.embedded_dir))
@@ -57,7 +60,7 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
             bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])
             raise
         try:
-            live(spec, log, bus, handler, options, handles)
+            live(spec, log, bus, handler, options, handles, journal)
         finally:
             handles.close()
     finally:
@@ -71,13 +74,15 @@ def live(
     handler: type[Device],
     options: msgspec.Struct,
     handles: Handles,
+    journal: int = -1,
 ) -> None:
     """The life of the device with its handles open: `alloc` (S7), Hello, orders, `free`."""
 
     def publish(nodes: Nodes, rewrite_state: bool) -> None:
         bus.send(Publish, nodes=nodes, rewrite_state=rewrite_state)
 
-    device = handler(DeviceContext(spec.device, options, handles, log, publish, spec.drain))
+    context = DeviceContext(spec.device, options, handles, log, publish, spec.drain, journal)
+    device = handler(context)
     try:
         device.alloc()
     except BlamedError as error:

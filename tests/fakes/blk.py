@@ -221,14 +221,19 @@ class Bench:
         lib.blk_status(self.device, out)
         return out
 
-    def attach(self, **changes: int) -> int:
+    def attach(self, **changes: Any) -> int:
         """Attach to the ring (again)."""
         order = (len(self.frontend.ring) // PAGE).bit_length() - 1
         config = {
             "ring": self.hypervisor.address(RING_PAGE),
-            "order": order,
-            "layout32": self.frontend.layout.x86_32,
+            "connection": {
+                "order": order,
+                "layout32": self.frontend.layout.x86_32,
+                "remote_port": 5,
+                "refs": list(range(8, 8 + (1 << order))),
+            },
             "port": PORT,
+            "journal_fd": -1,
             **changes,
         }
         result: int = lib.blk_attach(self.device, ffi.new("struct blk_ring_config *", config))

@@ -12,6 +12,7 @@ An absent `protocol` means the host's own layout.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
@@ -19,7 +20,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from config.block import BlockOptions
-from shared.errors import BackendBug, GuestFault, HostError
+from shared.errors import BackendBug, BlamedError, GuestFault, HostError
 from shared.hypervisor.interface import Mapping
 from shared.messages import Nodes
 from worker.device import Device
@@ -54,8 +55,13 @@ class BlockDevice(Device):
     _ring: Mapping | None = None
     _mode_writable = False
     _stray_events = 0
+    _poisoned = 0
 
     # --- hooks
+
+    def alloc(self) -> None:
+        """A crash of this process is to be told from its being killed (blk_journal.c)."""
+        lib.blk_watch_crashes()
 
     def init(self, backend: Nodes) -> Nodes:
         """Open the image and say what the disk can (S12)."""
@@ -92,12 +98,13 @@ class BlockDevice(Device):
         self._ring = self.grant_table.map(self.device.domid, refs, writable=True)
         try:
             self.bind(remote_port)
-            self._attach(
-                order=len(refs).bit_length() - 1,
-                layout32=protocol == "x86_32-abi",
-                persistent=persistent,
-                resume=resume,
-            )
+            connection = {
+                "order": len(refs).bit_length() - 1,
+                "layout32": protocol == "x86_32-abi",
+                "remote_port": remote_port,
+                "refs": refs,
+            }
+            self._attach(connection, persistent=persistent, resume=resume)
         except BaseException:
             self._release_ring()
             raise
@@ -140,7 +147,7 @@ class BlockDevice(Device):
             HostError: the event-channel handle broke.
         """
         reason = lib.blk_run(self._native, list(wake_fds), len(wake_fds), int(timeout * 1000) + 1)
-        self._report_stray_events()
+        self._report(self._status())
         if reason == lib.BLK_FAULT:
             raise self._fault()
 
@@ -200,28 +207,53 @@ class BlockDevice(Device):
             raise HostError(f"init: {self.device}: {os.strerror(ffi.errno)}")
         self._native = native
 
-    def _attach(self, *, order: int, layout32: bool, persistent: bool, resume: bool) -> None:
+    def _attach(self, connection: dict[str, Any], *, persistent: bool, resume: bool) -> None:
         assert self._ring is not None
         config = ffi.new(
             "struct blk_ring_config *",
             {
                 "ring": ffi.cast("void *", self._ring.address),
-                "order": order,
-                "layout32": layout32,
+                "connection": connection,
                 "port": self.port,
                 "persistent": persistent,
                 "resume": resume,
+                "journal_fd": self.journal,
+                "journal": self.options.journal,
             },
         )
         error = lib.blk_attach(self._native, config)
-        if error == -errno.EPROTO:
-            raise self._fault()
         if error:
-            raise HostError(f"initialise: {self.device}: {os.strerror(-error)}")
+            raise self._attach_error(error)
+        counters = self.counters()
+        if counters["reissued"] or counters["reanswered"]:
+            self.log.info(
+                "journal: of the last worker's requests %d are run again, %d answered again",
+                counters["reissued"],
+                counters["reanswered"],
+            )
 
-    def _fault(self) -> GuestFault | HostError:
+    def _attach_error(self, error: int) -> BlamedError:
+        if error == -errno.EPROTO:
+            return self._fault()
+        if error == -errno.EBADMSG:
+            what = ffi.string(self._status().journal_broken).decode()
+            return BackendBug(f"journal: {self.device}: damaged: {what}")
+        if error == -errno.ENODATA:
+            return HostError(
+                f"journal: {self.device}: lost; which of the ring's requests have an answer is not"
+                " known"
+            )
+        return HostError(f"initialise: {self.device}: {os.strerror(-error)}")
+
+    def _status(self) -> Any:
         status = ffi.new("struct blk_status *")
         lib.blk_status(self._native, status)
+        return status
+
+    def _fault(self) -> GuestFault | HostError:
+        status = self._status()
+        if status.fault == lib.BLK_FAULT_RESPONSES:
+            return GuestFault(f"ring: {self.device}: rsp_prod is not {status.rsp_prod}, as it was")
         if status.fault == lib.BLK_FAULT_OVERFLOW:
             return GuestFault(
                 f"ring: {self.device}: req_prod {status.untrusted_req_prod} makes no sense:"
@@ -229,12 +261,21 @@ class BlockDevice(Device):
             )
         return HostError(f"event channel: {self.device}: {os.strerror(status.error)}")
 
-    def _report_stray_events(self) -> None:
-        status = ffi.new("struct blk_status *")
-        lib.blk_status(self._native, status)
+    def _report(self, status: Any) -> None:
         if status.stray_events != self._stray_events:
             self._stray_events = status.stray_events
             self.log.error("event channel: port %d is not ours (%s)", status.stray_port, self.port)
+        if status.poisoned != self._poisoned:
+            self._poisoned = status.poisoned
+            self.log.guest(
+                logging.ERROR,
+                "request: operation %d, offset %d, %d bytes: in hand at death after death of the"
+                " worker; answered with an error (%d such)",
+                status.poison_operation,
+                status.poison_offset,
+                status.poison_length,
+                status.poisoned,
+            )
 
     def _release_ring(self) -> None:
         self.unbind()

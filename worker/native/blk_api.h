@@ -25,6 +25,7 @@ enum blk_fault {
     BLK_FAULT_NONE = 0,
     BLK_FAULT_OVERFLOW = 1, /* guest: more requests claimed than the ring has slots */
     BLK_FAULT_EVENTS = 2,   /* host: the event-channel handle broke */
+    BLK_FAULT_RESPONSES = 3, /* guest: rsp_prod in the ring is not what was published there */
 };
 
 enum blk_engine {
@@ -64,13 +65,22 @@ struct blk_config {
     uint32_t max_persistent;
 };
 
-struct blk_ring_config {
-    void *ring; /* 2^order pages, mapped by the caller, who unmaps them after blk_detach */
+/* What tells one connection of a frontend from another. */
+struct blk_connection {
     uint32_t order;
     uint32_t layout32; /* x86_32 request layout */
+    uint32_t remote_port;
+    uint32_t refs[16]; /* of the ring's pages, the rest 0 */
+};
+
+struct blk_ring_config {
+    void *ring; /* 2^order pages, mapped by the caller, who unmaps them after blk_detach */
+    struct blk_connection connection;
     uint32_t port;
     uint32_t persistent; /* both ends offer feature-persistent */
-    uint32_t resume;     /* the ring is live: notify once at the start */
+    uint32_t resume;     /* the ring is live: recover from the journal, notify once */
+    int journal_fd;      /* file of the journal, locked by the caller, who closes it; or -1 */
+    uint32_t journal;    /* a new connection gets a journal; without, answers go in ring order */
 };
 
 /* Since blk_open. Requests count when their response is published. */
@@ -84,6 +94,7 @@ struct blk_counters {
     uint64_t poll_hits, poll_misses;
     uint64_t grant_maps, grant_copies;
     uint64_t in_flight, persistent_grants, io_threads;
+    uint64_t reissued, reanswered, poisoned; /* of a dead predecessor's requests */
 };
 
 struct blk_status {
@@ -96,13 +107,20 @@ struct blk_status {
     uint32_t stray_port; /* the last one */
     uint32_t stray_events;
     uint32_t poll_us; /* present budget */
+    const char *journal_broken; /* with -EBADMSG of blk_attach: what is wrong in the journal */
+    uint32_t poisoned; /* requests given up as poison; the last one: */
+    uint8_t poison_operation;
+    uint64_t poison_offset, poison_length; /* bytes */
 };
 
 struct blk_dev;
 
 /* NULL with errno set on failure. The file descriptor stays the caller's. */
 struct blk_dev *blk_open(const struct blk_config *config);
-/* 0, or -errno; -EPROTO says that the indices in the ring make no sense (see blk_status). */
+/*
+ * 0, or -errno. -EPROTO: the indices in the ring make no sense (see blk_status); -EBADMSG: the
+ * journal is damaged; -ENODATA: it is gone, and the live ring has requests without an answer.
+ */
 int blk_attach(struct blk_dev *dev, const struct blk_ring_config *config);
 /* Serve until something of enum blk_reason. wake_fds: at most BLK_WAKE_MAX. */
 int blk_run(struct blk_dev *dev, const int *wake_fds, uint32_t count, int timeout_ms);
@@ -116,6 +134,12 @@ void blk_close(struct blk_dev *dev);
 
 void blk_counters(const struct blk_dev *dev, struct blk_counters *out);
 void blk_status(const struct blk_dev *dev, struct blk_status *out);
+
+/*
+ * From now on note in the journal when this process dies of itself (SIGSEGV, SIGABRT, ...), then
+ * let the signal do what it did before. For a process that serves one device.
+ */
+void blk_watch_crashes(void);
 
 /* Keep this process and its forks small: one malloc arena, memory given back early. */
 void blk_tune_malloc(void);

@@ -11,6 +11,22 @@
 
 #include "blk_internal.h"
 
+/* Its outcome is known and where the guest wants it; the answer goes with the next publication. */
+void request_done(struct blk_dev *dev, struct request *request)
+{
+    struct journal *journal = &dev->journal;
+
+    request->state = REQUEST_DONE;
+    if (!journal->header)
+        return;
+    request->next = NULL;
+    if (journal->done_tail)
+        journal->done_tail->next = request;
+    else
+        journal->done_head = request;
+    journal->done_tail = request;
+}
+
 /* The disk is through with the request. */
 static void ended(struct blk_dev *dev, struct request *request)
 {
@@ -34,7 +50,7 @@ static void ended(struct blk_dev *dev, struct request *request)
         dev->ended_tail = request;
         return;
     }
-    request->state = REQUEST_DONE;
+    request_done(dev, request);
 }
 
 /* Try what needs no waiting. True if the request ended. */
@@ -93,26 +109,39 @@ static uint32_t start_some(struct blk_dev *dev, struct request *const *batch, ui
     return length;
 }
 
-/* Take and check up to a batch; those that may run are put into `batch`. */
+/* Whether a request may be begun now, if there is one: a suspect runs alone. */
+bool engine_may_take(const struct blk_dev *dev)
+{
+    return dev->grants.bounce_free && !(dev->journal.serial && running(dev));
+}
+
+/*
+ * Take and check up to a batch, what a predecessor left before what is new; those that may run
+ * are put into `batch`.
+ */
 static uint32_t take(struct blk_dev *dev, uint32_t available, struct request **batch,
                      uint32_t *valid)
 {
-    uint8_t untrusted[112];
-    uint32_t taken;
+    struct journal *journal = &dev->journal;
+    uint32_t held = journal_held(journal), taken;
 
     *valid = 0;
+    if (!engine_may_take(dev))
+        return 0;
+    journal->serial = journal->serial && held;
+    if (held)
+        available = journal->serial ? 1 : held;
     for (taken = 0; taken < available && *valid < BATCH_MAX && taken < dev->ring.slots; taken++) {
-        struct request *request = request_at(dev, dev->ring.req_cons);
+        struct request *request;
 
         if (*valid >= dev->grants.bounce_free)
             break; /* each may need a buffer; the rest waits in the ring */
-        ring_take(dev, untrusted);
-        request->status = request_parse(dev, untrusted, request);
+        request = held ? journal_resume_next(dev) : ring_take(dev);
         if (request->status == BLKIF_RSP_OKAY) {
             request->state = REQUEST_RUNNING;
             batch[(*valid)++] = request;
         } else {
-            request->state = REQUEST_DONE;
+            request_done(dev, request);
         }
     }
     return taken;
@@ -134,25 +163,21 @@ uint32_t engine_collect(struct blk_dev *dev)
     return count;
 }
 
-/* Do what there is to do, one batch at most. 0: nothing; look at dev->fault too. */
-uint32_t engine_step(struct blk_dev *dev)
+/* One batch of at most `available` new requests, or of those a predecessor left. */
+static uint32_t step(struct blk_dev *dev, uint32_t available)
 {
     struct request *batch[BATCH_MAX];
     uint32_t work = engine_collect(dev), valid = 0;
-    int32_t available = ring_available(dev);
+    uint32_t taken = take(dev, available, batch, &valid);
 
-    if (available > 0) {
-        uint32_t taken = take(dev, (uint32_t)available, batch, &valid);
-
-        work += taken;
-        dev->count.batches += taken > 0;
-    }
+    work += taken;
+    dev->count.batches += taken > 0;
     if (!work)
         return 0;
     grants_prepare(dev, batch, valid);
     for (uint32_t i = 0; i < valid;) {
         if (batch[i]->status != BLKIF_RSP_OKAY)
-            batch[i++]->state = REQUEST_DONE; /* a page of a write could not be had */
+            request_done(dev, batch[i++]); /* a page of a write could not be had */
         else
             i += start_some(dev, batch + i, valid - i);
         ring_publish(dev);
@@ -161,6 +186,14 @@ uint32_t engine_step(struct blk_dev *dev)
     ring_publish(dev);
     ring_notify_if_asked(dev);
     return work;
+}
+
+/* Do what there is to do, one batch at most. 0: nothing; look at dev->fault too. */
+uint32_t engine_step(struct blk_dev *dev)
+{
+    int32_t available = ring_available(dev);
+
+    return step(dev, available > 0 ? (uint32_t)available : 0);
 }
 
 struct blk_dev *blk_open(const struct blk_config *config)
@@ -187,36 +220,45 @@ struct blk_dev *blk_open(const struct blk_config *config)
     return dev;
 }
 
+static int attach(struct blk_dev *dev, const struct blk_ring_config *config)
+{
+    int error = ring_attach(dev, config);
+
+    if (error)
+        return error;
+    dev->requests = calloc(dev->ring.slots, sizeof(*dev->requests));
+    if (!dev->requests)
+        return -ENOMEM;
+    return grants_attach(dev, config->persistent != 0);
+}
+
 int blk_attach(struct blk_dev *dev, const struct blk_ring_config *config)
 {
     int error;
 
     if (dev->attached)
         return -EBUSY;
-    if (config->order > BLKIF_MAX_RING_ORDER)
+    if (config->connection.order > BLKIF_MAX_RING_ORDER)
         return -EINVAL;
     dev->fault = BLK_FAULT_NONE;
     dev->fault_error = 0;
-    error = ring_attach(dev, config);
-    if (error)
-        return error;
-    dev->requests = calloc(dev->ring.slots, sizeof(*dev->requests));
-    if (!dev->requests)
-        return -ENOMEM;
-    error = grants_attach(dev, config->persistent != 0);
+    error = attach(dev, config);
     if (error) {
         free(dev->requests);
         dev->requests = NULL;
+        journal_detach(dev);
         return error;
     }
     dev->attached = true;
+    if (dev->journal.found)
+        journal_recover(dev);
     /* The predecessor may have died between publishing and notifying. */
     if (config->resume)
         ring_notify(dev);
     return 0;
 }
 
-/* Answer everything that was taken. */
+/* Answer everything that was taken, by us or by a predecessor. */
 static int drain(struct blk_dev *dev, int timeout_ms)
 {
     uint64_t deadline = monotonic_ns() + (uint64_t)timeout_ms * 1000000;
@@ -225,9 +267,8 @@ static int drain(struct blk_dev *dev, int timeout_ms)
         struct pollfd event = {.fd = dev->pool.event, .events = POLLIN};
         uint64_t now = monotonic_ns();
 
-        engine_collect(dev);
-        grants_finish_reads(dev);
-        ring_publish(dev);
+        if (step(dev, 0))
+            continue;
         if (!dev->pooled)
             return 0;
         if (now >= deadline)
@@ -252,6 +293,7 @@ int blk_detach(struct blk_dev *dev, int timeout_ms)
         return error;
     ring_notify_if_asked(dev);
     error = grants_detach(dev);
+    journal_detach(dev);
     free(dev->requests);
     dev->requests = NULL;
     dev->attached = false;
@@ -287,6 +329,11 @@ void blk_status(const struct blk_dev *dev, struct blk_status *out)
         .stray_port = dev->stray_port,
         .stray_events = (uint32_t)dev->count.stray_events,
         .poll_us = (uint32_t)(dev->poll_ns / 1000),
+        .journal_broken = dev->journal.broken,
+        .poisoned = (uint32_t)dev->count.poisoned,
+        .poison_operation = dev->poison.operation,
+        .poison_offset = dev->poison.offset,
+        .poison_length = dev->poison.length,
     };
 }
 

@@ -228,8 +228,10 @@ void grants_finish_reads(struct blk_dev *dev)
         for (uint32_t n = 0; request && n < BATCH_MAX; n++, request = request->next)
             copies = add_copies(&dev->grants, request, copies, 1);
         run_copies(dev, copies);
-        for (struct request *done = first; done != request; done = done->next)
-            done->state = REQUEST_DONE;
+        for (struct request *next; first != request; first = next) {
+            next = first->next; /* request_done puts it into another list */
+            request_done(dev, first);
+        }
         dev->ended_head = request;
     }
     dev->ended_tail = NULL;

@@ -2,6 +2,8 @@
 /*
  * The parts of the blkif backend and what they share.
  *
+ *   blk_journal.c  what is in flight, in a file that outlives us
+ *   blk_recover.c  taking a dead worker's journal up
  *   blk_ring.c     indices, taking requests, publishing responses; nothing else touches the ring
  *   blk_request.c  the only reader of what a guest wrote into a request
  *   blk_grants.c   guest pages: kept mapped, or copied through bounce buffers
@@ -14,9 +16,10 @@
  * Invariants:
  * - rsp_prod <= req_cons <= rsp_prod + slots (modulo 2^32); both are ours, and the copies the
  *   guest can write are never read back after the attach.
- * - The request with ring index i lives in requests[i % slots] from the moment it is taken until
- *   its response is published. Responses are published in ring order, so whatever is unanswered
- *   still stands in the ring from rsp_prod on and a successor can take it up.
+ * - A request lives in requests[] from the moment it is taken until its response is published.
+ * - With a journal, requests[n] belongs to entry n and responses are published as they come.
+ *   Without, the request with ring index i is requests[i % slots] and responses are published in
+ *   ring order, so whatever is unanswered still stands in the ring from rsp_prod on.
  * - Hypervisor calls are made by the ring thread only.
  */
 #ifndef XENBACKD_BLK_INTERNAL_H
@@ -30,6 +33,7 @@
 #include "../../shared/native/barrier.h"
 #include "../../shared/native/blkif.h"
 #include "blk_api.h"
+#include "blk_journal.h"
 
 /* Requests taken at a time: enough to spread the cost of a copy call, short enough to answer soon. */
 #define BATCH_MAX 32u
@@ -133,6 +137,7 @@ struct blk_dev {
     struct ring ring;
     struct grants grants;
     struct pool pool;
+    struct journal journal;
     struct request *requests;
     struct request *ended_head, *ended_tail; /* reads that wait for their copy to the guest */
     uint32_t pooled;                         /* requests in the hands of threads */
@@ -140,6 +145,7 @@ struct blk_dev {
     bool nowait_reads, nowait_writes;
     int fault, fault_error;
     uint32_t stray_port;
+    struct request poison; /* the last one */
     uint64_t poll_ns;
     uint64_t batches_at_timeout;
 };
@@ -147,6 +153,12 @@ struct blk_dev {
 static inline bool moves_data(const struct request *request)
 {
     return request->operation == BLKIF_OP_READ || request->operation == BLKIF_OP_WRITE;
+}
+
+/* Requests in the hands of the disk, the threads or this batch. */
+static inline uint32_t running(const struct blk_dev *dev)
+{
+    return dev->ring.req_cons - dev->ring.rsp_prod - journal_held(&dev->journal);
 }
 
 static inline struct request *request_at(struct blk_dev *dev, uint32_t index)
@@ -157,8 +169,9 @@ static inline struct request *request_at(struct blk_dev *dev, uint32_t index)
 /* blk_ring.c */
 int ring_attach(struct blk_dev *dev, const struct blk_ring_config *config);
 int32_t ring_available(struct blk_dev *dev);
-void ring_take(struct blk_dev *dev, uint8_t *untrusted_copy);
+struct request *ring_take(struct blk_dev *dev);
 bool ring_arm(struct blk_dev *dev);
+void ring_publish_index(struct blk_dev *dev);
 void ring_publish(struct blk_dev *dev);
 void ring_notify_if_asked(struct blk_dev *dev);
 void ring_notify(struct blk_dev *dev);
@@ -193,6 +206,8 @@ void pool_close(struct pool *pool);
 /* blk_engine.c */
 uint32_t engine_step(struct blk_dev *dev);
 uint32_t engine_collect(struct blk_dev *dev);
+bool engine_may_take(const struct blk_dev *dev);
+void request_done(struct blk_dev *dev, struct request *request);
 
 /* blk_run.c */
 uint64_t monotonic_ns(void);

@@ -90,13 +90,16 @@ static void *thread_main(void *argument)
 static void start_thread(struct blk_dev *dev)
 {
     struct pool *pool = &dev->pool;
+    static const int crashes[] = CRASH_SIGNALS;
     pthread_attr_t attributes;
     sigset_t all, before;
 
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    /* Signals are for the thread that runs Python. */
+    /* Signals are for the thread that runs Python, but for those of a crash (blk_watch_crashes). */
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
+        sigdelset(&all, crashes[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     if (pthread_create(&pool->thread[pool->threads], &attributes, thread_main, dev) == 0)
         pool->threads++;

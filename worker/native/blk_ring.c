@@ -22,27 +22,30 @@ static uint8_t *slot_at(const struct ring *ring, uint32_t index)
 }
 
 /*
- * Take the ring up at its published response index: 0 in a new ring, and in a live one the first
- * request without an answer.
+ * Take the ring up: where the journal says, or, in a new ring and in one that goes in ring order,
+ * at its published response index, which is the first request without an answer.
  */
 int ring_attach(struct blk_dev *dev, const struct blk_ring_config *config)
 {
     struct ring *ring = &dev->ring;
     uint32_t untrusted_prod, untrusted_rsp;
+    int error;
 
     ring->shared = config->ring;
-    ring->layout = config->layout32 ? &BLKIF_32 : &BLKIF_64;
-    ring->slots = blkif_ring_slots(ring->layout, config->order);
+    ring->layout = config->connection.layout32 ? &BLKIF_32 : &BLKIF_64;
+    ring->slots = blkif_ring_slots(ring->layout, config->connection.order);
     ring->port = config->port;
     untrusted_prod = load_acquire32(index_at(ring, RING_REQ_PROD));
     untrusted_rsp = load_acquire32(index_at(ring, RING_RSP_PROD));
     ring->untrusted_req_prod = untrusted_prod;
-    ring->rsp_prod = ring->req_cons = ring->notified = untrusted_rsp;
-    if (untrusted_prod - untrusted_rsp > ring->slots) {
-        dev->fault = BLK_FAULT_OVERFLOW;
-        return -EPROTO;
+    ring->rsp_prod = ring->req_cons = untrusted_rsp;
+    if (config->journal_fd >= 0) {
+        error = journal_attach(dev, config, untrusted_prod, untrusted_rsp);
+        if (error)
+            return error;
     }
-    return 0;
+    ring->notified = ring->rsp_prod;
+    return ring_available(dev) < 0 ? -EPROTO : 0;
 }
 
 /* Requests that may be taken, or -1 with the fault noted. */
@@ -64,15 +67,27 @@ int32_t ring_available(struct blk_dev *dev)
     return (int32_t)(untrusted_prod - ring->req_cons);
 }
 
-/* Copy the next request out of shared memory: the one and only time it is read. */
-void ring_take(struct blk_dev *dev, uint8_t *untrusted_copy)
+/* Copy the next request out of shared memory, the one and only time it is read, and check it. */
+struct request *ring_take(struct blk_dev *dev)
 {
     struct ring *ring = &dev->ring;
+    const uint8_t *untrusted_slot = slot_at(ring, ring->req_cons);
+    uint8_t untrusted_copy[112];
+    const uint8_t *untrusted = untrusted_copy;
+    struct request *request;
 
-    memcpy(untrusted_copy, slot_at(ring, ring->req_cons), ring->layout->slot);
+    if (dev->journal.header) {
+        request = journal_take(dev, untrusted_slot);
+        untrusted = journal_entry_of(dev, request)->request;
+    } else {
+        request = request_at(dev, ring->req_cons);
+        memcpy(untrusted_copy, untrusted_slot, ring->layout->slot);
+    }
     /* The compiler may not go back to the original for any later use of the copy. */
     __asm__ volatile("" ::: "memory");
     ring->req_cons++;
+    request->status = request_parse(dev, untrusted, request);
+    return request;
 }
 
 /* Ask for an event with the next request; false if one is there already. */
@@ -92,7 +107,7 @@ static void write_response(struct ring *ring, const struct request *request)
     memcpy(response, &request->id, 8);
     response[8] = request->operation;
     memcpy(response + 10, &request->status, 2);
-    memcpy(slot_at(ring, ring->rsp_prod), response, ring->layout->response);
+    store_bytes(slot_at(ring, ring->rsp_prod), response, ring->layout->response);
 }
 
 static void account(struct blk_counters *count, const struct request *request)
@@ -118,8 +133,24 @@ static void account(struct blk_counters *count, const struct request *request)
     }
 }
 
-/* Publish the answers of all requests that ended, up to the first that has not. */
-void ring_publish(struct blk_dev *dev)
+/* Everything up to our rsp_prod is the guest's to read. */
+void ring_publish_index(struct blk_dev *dev)
+{
+    blk_inject_point();
+    store_release32(index_at(&dev->ring, RING_RSP_PROD), dev->ring.rsp_prod);
+}
+
+static void answer(struct blk_dev *dev, struct request *request)
+{
+    write_response(&dev->ring, request);
+    account(&dev->count, request);
+    grants_release(dev, request);
+    request->state = REQUEST_FREE;
+    dev->ring.rsp_prod++;
+}
+
+/* Up to the first that has not ended. */
+static void publish_in_order(struct blk_dev *dev)
 {
     struct ring *ring = &dev->ring;
     uint32_t before = ring->rsp_prod;
@@ -129,14 +160,38 @@ void ring_publish(struct blk_dev *dev)
 
         if (request->state != REQUEST_DONE)
             break;
-        write_response(ring, request);
-        account(&dev->count, request);
-        grants_release(dev, request);
-        request->state = REQUEST_FREE;
-        ring->rsp_prod++;
+        answer(dev, request);
     }
     if (ring->rsp_prod != before)
-        store_release32(index_at(ring, RING_RSP_PROD), ring->rsp_prod);
+        ring_publish_index(dev);
+}
+
+/* All that ended; the order of the stores is that of blk_journal.c. */
+static void publish_as_they_ended(struct blk_dev *dev)
+{
+    struct journal *journal = &dev->journal;
+    struct request *request;
+
+    if (!journal->done_head)
+        return;
+    for (request = journal->done_head; request; request = request->next) {
+        journal_answer(dev, request, dev->ring.rsp_prod);
+        answer(dev, request);
+    }
+    journal_publish(dev);
+    ring_publish_index(dev);
+    for (request = journal->done_head; request; request = request->next)
+        journal_release(dev, request);
+    journal->done_head = journal->done_tail = NULL;
+}
+
+/* Publish the answers of requests that ended. */
+void ring_publish(struct blk_dev *dev)
+{
+    if (dev->journal.header)
+        publish_as_they_ended(dev);
+    else
+        publish_in_order(dev);
 }
 
 /*

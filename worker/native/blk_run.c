@@ -125,11 +125,11 @@ static void poll_less(struct blk_dev *dev)
         dev->poll_ns = 0;
 }
 
-/* A batch can only be taken if there is a buffer for it. */
+/* A batch can only be taken if there is a buffer for it, and no suspect under way. */
 static bool has_work(struct blk_dev *dev)
 {
     return pool_has_completions(&dev->pool) ||
-           (dev->grants.bounce_free && ring_available(dev) != 0);
+           (engine_may_take(dev) && (journal_held(&dev->journal) || ring_available(dev) != 0));
 }
 
 /* Watch for work within the present budget. False: the budget is used up. */
@@ -169,8 +169,10 @@ static int sleep_for_work(struct run *run)
 
     __atomic_store_n(&dev->pool.sleeping, 1, __ATOMIC_RELAXED);
     /* ring_arm has the full barrier, for `sleeping` too. */
-    if ((!ring_arm(dev) && dev->grants.bounce_free) || pool_has_completions(&dev->pool))
+    if (!ring_arm(dev) && engine_may_take(dev))
         timeout = 0; /* work came meanwhile; the descriptors still get their look */
+    if (pool_has_completions(&dev->pool))
+        timeout = 0;
     reason = wait_for_events(run, timeout);
     __atomic_store_n(&dev->pool.sleeping, 0, __ATOMIC_RELAXED);
     if (reason >= 0)

@@ -11,7 +11,18 @@ from pathlib import Path
 from cffi import FFI
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = ("ring", "request", "grants", "disk", "merge", "pool", "engine", "run")
+_SOURCES = (
+    "journal",
+    "recover",
+    "ring",
+    "request",
+    "grants",
+    "disk",
+    "merge",
+    "pool",
+    "engine",
+    "run",
+)
 
 
 def _declarations(path: str) -> str:
@@ -29,7 +40,7 @@ ffi.set_source(
     '#include "blk_api.h"',
     sources=[f"worker/native/blk_{name}.c" for name in _SOURCES],
     include_dirs=["worker/native"],
-    depends=["worker/native/blk_api.h", "worker/native/blk_internal.h"],
+    depends=[f"worker/native/blk_{name}.h" for name in ("api", "internal", "journal", "point")],
     libraries=["pthread"],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror"],
 )
