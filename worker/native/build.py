@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = (
+SOURCES = (
     "journal",
     "recover",
     "ring",
@@ -25,7 +25,7 @@ _SOURCES = (
 )
 
 
-def _declarations(path: str) -> str:
+def declarations(path: str) -> str:
     """A header as cffi reads it: without the preprocessor's lines."""
     lines = (_ROOT / path).read_text(encoding="ascii").splitlines()
     return "\n".join(line for line in lines if not line.startswith("#"))
@@ -33,12 +33,12 @@ def _declarations(path: str) -> str:
 
 ffi = FFI()
 ffi.cdef("struct iovec { void *iov_base; size_t iov_len; };")
-ffi.cdef(_declarations("shared/native/hv_ops.h"))
-ffi.cdef(_declarations("worker/native/blk_api.h"))
+ffi.cdef(declarations("shared/native/hv_ops.h"))
+ffi.cdef(declarations("worker/native/blk_api.h"))
 ffi.set_source(
     "worker.native._block",
     '#include "blk_api.h"',
-    sources=[f"worker/native/blk_{name}.c" for name in _SOURCES],
+    sources=[f"worker/native/blk_{name}.c" for name in SOURCES],
     include_dirs=["worker/native"],
     depends=[f"worker/native/blk_{name}.h" for name in ("api", "internal", "journal", "point")],
     libraries=["pthread"],
