@@ -59,6 +59,12 @@ def reads(mortal: Mortal, *idents: int) -> None:
     mortal.run()
 
 
+def two_answers(mortal: Mortal) -> None:
+    """Two requests in flight claim the same response."""
+    for _ in range(2):
+        poke(mortal, entry_in_state(mortal, 1), "<Q", 3 | 1 << 32)
+
+
 # --- order
 
 
@@ -88,6 +94,9 @@ def test_block_journal_off_answers_in_ring_order() -> None:
 
 def test_block_journal_slow_request_outlives_many_rounds_of_the_ring(mortal: Mortal) -> None:
     """While one request waits, its slot serves others again and again, and nothing is lost."""
+    reads(mortal, *range(10, 30))  # entries that are used once and then lie idle
+    assert mortal.settle()
+    assert len(mortal.frontend.answers()) == 20
     mortal.put(WRITE, 1000, 800, 40)
     mortal.page(40)[:] = stamp(1000)
     mortal.frontend.push()
@@ -269,7 +278,7 @@ def test_block_journal_lost_with_an_empty_ring_is_begun_anew(mortal: Mortal) -> 
         (lambda m: poke(m, entry_in_state(m, 1), "<Q", 3 | 99 << 32), "index of a response"),
         (lambda m: poke(m, entry_in_state(m, 1), "<Q", 3 | 5 << 16), "status of a response"),
         (lambda m: poke(m, entry_in_state(m, 1), "<Q", 3 | 2 << 32), "a gap in the responses"),
-        (lambda m: [poke(m, entry_in_state(m, 1), "<Q", 3 | 1 << 32) for _ in range(2)], "two ent"),
+        (two_answers, "two entries for one response"),
     ],
 )
 def test_block_journal_damaged_is_refused_and_nothing_done(

@@ -8,6 +8,8 @@ new worker takes up ring and journal, may itself die, and in the end all must be
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.fakes.blk import DISCARD, EOPNOTSUPP, FLUSH, OKAY, READ, WRITE
@@ -22,7 +24,7 @@ SECTORS = {1: 0, 2: 8, 3: 16, 4: 0, 7: 24, 8: 32}
 class Teller:
     """The guest of the story: puts what comes next, takes answers, never forgets one."""
 
-    def __init__(self, **options: bool | int) -> None:
+    def __init__(self, **options: Any) -> None:
         self.mortal = Mortal(**options)
         self.mortal.disk.data[24 * 512 : 32 * 512] = stamp(99)
         self.answers: dict[int, int] = {}
@@ -92,7 +94,7 @@ class Teller:
             assert ("discard", SECTORS[7] * 512) not in again, "the discard was done again"
 
 
-def points(**options: bool | int) -> int:
+def points(**options: Any) -> int:
     """How many there are in the story."""
     teller = Teller(**options)
     assert teller.mortal.start(resume=False) == 0
@@ -103,7 +105,7 @@ def points(**options: bool | int) -> int:
     return count
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "threads": {"persistent": True, "threads": True},
     "copies": {"persistent": False, "threads": True},
     "inline": {"persistent": True, "threads": False},
