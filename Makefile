@@ -9,7 +9,7 @@ NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embed
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
-.PHONY: help setup demo test test-xen check format bench bench-devices bench-xen install clean
+.PHONY: help setup demo test test-xen check format bench bench-devices bench-recovery bench-xen install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,9 @@ bench: $(STAMP) ## block data path beside fio, as ratios (needs fio)
 
 bench-devices: $(STAMP) ## 500 devices: connect, memory, mass kill
 	@$(BIN)/python -m bench.devices
+
+bench-recovery: $(STAMP) ## journal beside ring order: cost, and fast requests beside slow ones
+	@$(BIN)/python -m bench.recovery
 
 bench-xen: $(STAMP) ## disks on real Xen beside QEMU and blkback (needs apt, Python 3.11)
 	@$(BIN)/python -m bench.xen

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.fakes.blk import ERROR, FLUSH, OKAY, READ, WRITE
-from tests.fakes.blkinject import Done, Mortal, stamp, statuses
+from tests.fakes.blkinject import KILLED, Done, Mortal, stamp, statuses
 from worker.native._block import lib
 
 HEADER = 192
@@ -137,6 +137,27 @@ def test_block_journal_successor_runs_again_what_has_no_answer(mortal: Mortal) -
     mortal.run()
     assert [ident for ident, _, _ in mortal.frontend.answers()] in ([1, 3], [3, 1])
     assert mortal.disk.trace == [Done("read", 8 * 512), Done("read", 24 * 512)]
+
+
+def test_block_journal_killed_while_taking_leaves_no_entry_behind(mortal: Mortal) -> None:
+    """An entry written, the count not: the request is read from the ring again, once, and all
+    entries can be used afterwards."""
+    mortal.put(READ, 0, 0, 0)
+    mortal.frontend.push()
+    words = mortal.frontend.layout.slot // 4
+    mortal.arm(words + 1)
+    assert mortal.run() == KILLED
+    mortal.arm(0)
+    mortal.kill()
+    assert entry_in_state(mortal, 1)
+    assert peek(mortal, TAKEN) == 0
+
+    assert mortal.start() == 0
+    assert mortal.counters()["reissued"] == 0
+    reads(mortal, *range(1, mortal.frontend.slots))
+    assert mortal.queued() == mortal.frontend.slots
+    assert mortal.settle()
+    assert statuses(mortal.frontend.answers()) == dict.fromkeys(range(32), OKAY)
 
 
 def test_block_journal_requests_that_came_meanwhile_are_found(mortal: Mortal) -> None:

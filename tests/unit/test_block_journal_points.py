@@ -133,6 +133,8 @@ def test_block_journal_killed_at_any_store_loses_and_repeats_nothing(
         assert teller.tell()
         teller.check_end()
         teller.check_not_again()
+        teller.mortal.kill()
+        assert teller.mortal.start() == 0, f"point {point}: the recovery left a damaged journal"
         teller.mortal.close()
 
 
