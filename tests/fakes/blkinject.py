@@ -188,6 +188,11 @@ class Mortal:
                 return True
         raise AssertionError("requests stay without an answer")
 
+    def detach(self) -> int:
+        """An orderly end, without patience: 0 or -errno."""
+        result: int = self._module.lib.blk_detach(self.device, 0)
+        return result
+
     def kill(self, *, crash: bool = False) -> None:
         """The worker is gone; a crash of its own says so in the journal."""
         if self.device is not None:

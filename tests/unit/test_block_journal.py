@@ -289,6 +289,7 @@ def test_block_journal_lost_with_an_empty_ring_is_begun_anew(mortal: Mortal) -> 
         (lambda m: poke(m, 0, "<Q", 1), "magic"),
         (lambda m: poke(m, ORDER, "<I", 3), "order of publication"),
         (lambda m: os.ftruncate(m.journal, HEADER + 5), "length"),
+        (lambda m: os.ftruncate(m.journal, 1 << 40), "length"),
         (lambda m: poke(m, TAKEN, "<Q", 0), "counts of requests and responses"),
         (lambda m: poke(m, TAKEN, "<Q", 1 << 63), "counts of requests and responses"),
         (lambda m: poke(m, ANSWERED, "<Q", 2), "number of requests in flight"),
@@ -423,6 +424,20 @@ def test_block_journal_in_hand_at_four_kills_is_poison_and_the_others_live(morta
     assert mortal.settle()
 
     assert statuses(mortal.frontend.answers()) == {1: ERROR, 2: OKAY}
+
+
+def test_block_journal_left_by_an_orderly_end_is_marked_by_nobody(mortal: Mortal) -> None:
+    """Workers that are replaced while the disk hangs: whatever it was at is no poison."""
+    reads(mortal, 1)
+    for _ in range(6):
+        assert mortal.detach() == -errno.ETIMEDOUT
+        mortal.kill()
+        assert mortal.start() == 0
+        mortal.run()
+        assert mortal.queued() == 1
+    assert mortal.settle()
+
+    assert mortal.frontend.answers() == [(1, READ, OKAY)]
 
 
 def test_block_journal_death_before_anything_is_in_hand_marks_nobody(mortal: Mortal) -> None:

@@ -107,9 +107,8 @@ def points(**options: Any) -> int:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "threads": {"persistent": True, "threads": True},
-    "copies": {"persistent": False, "threads": True},
     "inline": {"persistent": True, "threads": False},
-    "wrap": {"persistent": False, "threads": True, "start": 0xFFFFFFFC},
+    "copies, indices wrap": {"persistent": False, "threads": True, "start": 0xFFFFFFFC},
 }
 
 

@@ -289,8 +289,10 @@ int blk_detach(struct blk_dev *dev, int timeout_ms)
     if (!dev->attached)
         return 0;
     error = drain(dev, timeout_ms);
-    if (error)
+    if (error) {
+        journal_put_down(dev);
         return error;
+    }
     ring_notify_if_asked(dev);
     error = grants_detach(dev);
     journal_detach(dev);

@@ -140,10 +140,14 @@ static int take_up(struct blk_dev *dev, const struct blk_ring_config *config,
     const struct journal_header *untrusted;
     struct stat status;
     size_t entries = dev->ring.slots * sizeof(struct journal_entry);
+    size_t longest =
+        sizeof(struct journal_header) + JOURNAL_SLOTS_MAX * sizeof(struct journal_entry);
     int error;
 
     if (fstat(config->journal_fd, &status) < 0)
         return -errno;
+    if (status.st_size > (off_t)longest)
+        return broken(dev, "length"); /* and not mapped: all of it would become memory */
     if (status.st_size >= (off_t)sizeof(struct journal_header)) {
         error = map_file(journal, config->journal_fd, (size_t)status.st_size);
         if (error)
@@ -255,6 +259,20 @@ void journal_release(struct blk_dev *dev, struct request *request)
 
     store_word(journal_entry_of(dev, request), journal_word(ENTRY_FREE, 0, 0, 0));
     journal->free[journal->free_count++] = (uint16_t)(request - dev->requests);
+}
+
+/* We end in an orderly way while the disk does not: that is no request's fault, so no mark. */
+void journal_put_down(struct blk_dev *dev)
+{
+    struct journal *journal = &dev->journal;
+
+    for (uint32_t i = 0; journal->header && i < dev->ring.slots; i++) {
+        uint64_t word = journal->entries[i].word;
+
+        if (word_state(word) == ENTRY_RUNNING)
+            store_word(&journal->entries[i],
+                       journal_word(ENTRY_HELD, word_marks(word), 0, 0));
+    }
 }
 
 static void crash(int number)

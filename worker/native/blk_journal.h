@@ -18,7 +18,8 @@ struct blk_dev;
 struct request;
 struct journal_findings;
 
-#define JOURNAL_MAGIC 0x314c4e4a4b4c4258ull /* "XBLKJNL1" */
+/* "XBLKJNL1"; another form gets another, and takes up what a drained worker left of this one. */
+#define JOURNAL_MAGIC 0x314c4e4a4b4c4258ull
 #define JOURNAL_SLOTS_MAX 512u
 
 /*
@@ -116,6 +117,7 @@ struct request *journal_take(struct blk_dev *dev, const uint8_t *untrusted_slot)
 void journal_answer(struct blk_dev *dev, struct request *request, uint32_t index);
 void journal_publish(struct blk_dev *dev);
 void journal_release(struct blk_dev *dev, struct request *request);
+void journal_put_down(struct blk_dev *dev);
 struct journal_entry *journal_entry_of(struct blk_dev *dev, const struct request *request);
 
 /* blk_recover.c */
