@@ -300,6 +300,7 @@ def test_block_journal_lost_with_an_empty_ring_is_begun_anew(mortal: Mortal) -> 
         (lambda m: poke(m, entry_in_state(m, 1), "<Q", 3 | 99 << 32), "index of a response"),
         (lambda m: poke(m, entry_in_state(m, 1), "<Q", 3 | 5 << 16), "status of a response"),
         (lambda m: poke(m, entry_in_state(m, 1), "<Q", 3 | 2 << 32), "a gap in the responses"),
+        (lambda m: poke(m, entry_in_state(m, 1) + 1, "<B", 4), "marks of a request"),
         (two_answers, "two entries for one response"),
     ],
 )

@@ -79,12 +79,6 @@ static bool watching;
 /* Of the attached journal; the handler has no other way to it. */
 static struct journal_header *volatile crash_header;
 
-static void store_word(struct journal_entry *entry, uint64_t word)
-{
-    blk_inject_point();
-    store_release64(&entry->word, word);
-}
-
 static int map_file(struct journal *journal, int fd, size_t bytes)
 {
     void *address =
@@ -126,7 +120,7 @@ static int begin(struct blk_dev *dev, const struct blk_ring_config *config, uint
     return 0;
 }
 
-static int broken(struct blk_dev *dev, const char *what)
+int journal_broken(struct blk_dev *dev, const char *what)
 {
     dev->journal.broken = what;
     return -EBADMSG;
@@ -147,7 +141,7 @@ static int take_up(struct blk_dev *dev, const struct blk_ring_config *config,
     if (fstat(config->journal_fd, &status) < 0)
         return -errno;
     if (status.st_size > (off_t)longest)
-        return broken(dev, "length"); /* and not mapped: all of it would become memory */
+        return journal_broken(dev, "length"); /* and not mapped: all of it would become memory */
     if (status.st_size >= (off_t)sizeof(struct journal_header)) {
         error = map_file(journal, config->journal_fd, (size_t)status.st_size);
         if (error)
@@ -160,7 +154,7 @@ static int take_up(struct blk_dev *dev, const struct blk_ring_config *config,
         return untrusted_prod == untrusted_rsp ? begin(dev, config, untrusted_rsp) : -ENODATA;
     }
     if (untrusted->magic != JOURNAL_MAGIC)
-        return broken(dev, "magic");
+        return journal_broken(dev, "magic");
     if (memcmp(&untrusted->connection, &config->connection, sizeof(config->connection)) != 0) {
         journal_detach(dev);
         return begin(dev, config, untrusted_rsp);
@@ -168,9 +162,9 @@ static int take_up(struct blk_dev *dev, const struct blk_ring_config *config,
     if (untrusted->publication == JOURNAL_IN_RING_ORDER)
         return 0;
     if (untrusted->publication != JOURNAL_OUT_OF_ORDER)
-        return broken(dev, "order of publication");
+        return journal_broken(dev, "order of publication");
     if (journal->bytes != sizeof(struct journal_header) + entries)
-        return broken(dev, "length");
+        return journal_broken(dev, "length");
     return journal_check(dev, untrusted_rsp);
 }
 
@@ -229,7 +223,7 @@ struct request *journal_take(struct blk_dev *dev, const uint8_t *untrusted_slot)
 
     store_bytes(entry->request, untrusted_slot, dev->ring.layout->slot);
     entry->sequence = journal->header->taken;
-    store_word(entry, journal_word(ENTRY_RUNNING, 0, 0, 0));
+    journal_store(entry, journal_word(ENTRY_RUNNING, 0, 0, 0));
     blk_inject_point();
     store_release64(&journal->header->taken, journal->header->taken + 1);
     return &dev->requests[number];
@@ -238,7 +232,7 @@ struct request *journal_take(struct blk_dev *dev, const uint8_t *untrusted_slot)
 /* Step 4. */
 void journal_answer(struct blk_dev *dev, struct request *request, uint32_t index)
 {
-    store_word(journal_entry_of(dev, request),
+    journal_store(journal_entry_of(dev, request),
                journal_word(ENTRY_ANSWERED, 0, request->status, index));
 }
 
@@ -257,7 +251,7 @@ void journal_release(struct blk_dev *dev, struct request *request)
 {
     struct journal *journal = &dev->journal;
 
-    store_word(journal_entry_of(dev, request), journal_word(ENTRY_FREE, 0, 0, 0));
+    journal_store(journal_entry_of(dev, request), journal_word(ENTRY_FREE, 0, 0, 0));
     journal->free[journal->free_count++] = (uint16_t)(request - dev->requests);
 }
 
@@ -270,7 +264,7 @@ void journal_put_down(struct blk_dev *dev)
         uint64_t word = journal->entries[i].word;
 
         if (word_state(word) == ENTRY_RUNNING)
-            store_word(&journal->entries[i],
+            journal_store(&journal->entries[i],
                        journal_word(ENTRY_HELD, word_marks(word), 0, 0));
     }
 }

@@ -90,6 +90,12 @@ static inline uint32_t word_index(uint64_t word)
     return (uint32_t)(word >> 32);
 }
 
+static inline void journal_store(struct journal_entry *entry, uint64_t word)
+{
+    blk_inject_point();
+    store_release64(&entry->word, word);
+}
+
 struct journal {
     struct journal_header *header; /* NULL: there is none, responses go in ring order */
     struct journal_entry *entries;
@@ -110,6 +116,7 @@ static inline uint32_t journal_held(const struct journal *journal)
 }
 
 /* blk_journal.c */
+int journal_broken(struct blk_dev *dev, const char *what);
 int journal_attach(struct blk_dev *dev, const struct blk_ring_config *config,
                    uint32_t untrusted_prod, uint32_t untrusted_rsp);
 void journal_detach(struct blk_dev *dev);

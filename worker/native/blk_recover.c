@@ -17,12 +17,6 @@ struct journal_findings {
     uint16_t behind[JOURNAL_SLOTS_MAX]; /* entry + 1 that answered A - 1 - i, 0: none */
 };
 
-static int broken(struct blk_dev *dev, const char *what)
-{
-    dev->journal.broken = what;
-    return -EBADMSG;
-}
-
 static int sort_answered(struct blk_dev *dev, struct journal_findings *found, uint32_t number)
 {
     uint64_t word = dev->journal.entries[number].word;
@@ -31,12 +25,12 @@ static int sort_answered(struct blk_dev *dev, struct journal_findings *found, ui
     uint16_t *place;
 
     if (distance < -slots || distance >= slots)
-        return broken(dev, "index of a response");
+        return journal_broken(dev, "index of a response");
     if (word_status(word) > BLKIF_RSP_OKAY || word_status(word) < BLKIF_RSP_EOPNOTSUPP)
-        return broken(dev, "status of a response");
+        return journal_broken(dev, "status of a response");
     place = distance < 0 ? &found->behind[-1 - distance] : &found->by_index[distance];
     if (*place)
-        return broken(dev, "two entries for one response");
+        return journal_broken(dev, "two entries for one response");
     *place = (uint16_t)(number + 1);
     found->waiting += distance >= 0;
     return 0;
@@ -56,11 +50,14 @@ static int sort_entries(struct blk_dev *dev, struct journal_findings *found)
         case ENTRY_FREE:
             break;
         case ENTRY_RUNNING:
+            if (word_marks(entry->word) >= JOURNAL_POISON)
+                return journal_broken(dev, "marks of a request"); /* such a one is not begun */
+            /* fall through */
         case ENTRY_HELD:
             if (entry->sequence == taken && word_state(entry->word) == ENTRY_RUNNING)
                 beginning++;
             else if (entry->sequence >= taken)
-                return broken(dev, "sequence of a request");
+                return journal_broken(dev, "sequence of a request");
             else
                 found->held[found->unanswered++] = i;
             break;
@@ -70,10 +67,10 @@ static int sort_entries(struct blk_dev *dev, struct journal_findings *found)
                 return error;
             break;
         default:
-            return broken(dev, "state of an entry");
+            return journal_broken(dev, "state of an entry");
         }
     }
-    return beginning > 1 ? broken(dev, "two requests for one index") : 0;
+    return beginning > 1 ? journal_broken(dev, "two requests for one index") : 0;
 }
 
 /* By sequence; few of them are out of their place, for entries are reused last in, first out. */
@@ -88,7 +85,7 @@ static int order_held(struct blk_dev *dev, struct journal_findings *found)
             found->held[at] = found->held[at - 1];
         found->held[at] = number;
         if (at && entries[found->held[at - 1]].sequence == entries[number].sequence)
-            return broken(dev, "two requests for one index");
+            return journal_broken(dev, "two requests for one index");
     }
     return 0;
 }
@@ -101,7 +98,7 @@ static int check_answered(struct blk_dev *dev, const struct journal_findings *fo
 
     for (uint32_t i = 0; i < found->waiting; i++) {
         if (!found->by_index[i])
-            return broken(dev, "a gap in the responses");
+            return journal_broken(dev, "a gap in the responses");
     }
     for (uint32_t i = 0; i < behind; i++) {
         if (i >= dev->ring.slots || !found->behind[i]) {
@@ -118,18 +115,18 @@ static int find_out(struct blk_dev *dev, struct journal_findings *found)
     int error;
 
     if (header->taken < header->answered || header->taken - header->answered > dev->ring.slots)
-        return broken(dev, "counts of requests and responses");
+        return journal_broken(dev, "counts of requests and responses");
     error = sort_entries(dev, found);
     if (error)
         return error;
     if (found->unanswered + found->waiting != header->taken - header->answered)
-        return broken(dev, "number of requests in flight");
+        return journal_broken(dev, "number of requests in flight");
     return order_held(dev, found);
 }
 
 /*
  * Whether the journal is one that a worker of ours can have left: 0, -EBADMSG if not, -EPROTO if
- * the ring does not fit to it. Changes nothing in it; journal_recover goes by what was found->
+ * the ring does not fit to it. Changes nothing in it; journal_recover goes by what was found.
  */
 int journal_check(struct blk_dev *dev, uint32_t untrusted_rsp)
 {
@@ -142,12 +139,6 @@ int journal_check(struct blk_dev *dev, uint32_t untrusted_rsp)
         return -ENOMEM;
     error = find_out(dev, dev->journal.found);
     return error ? error : check_answered(dev, dev->journal.found, untrusted_rsp);
-}
-
-static void store_word(struct journal_entry *entry, uint64_t word)
-{
-    blk_inject_point();
-    store_release64(&entry->word, word);
 }
 
 /* The dead worker had these in hand. One store each: a death in between counts nobody twice. */
@@ -163,10 +154,9 @@ static void mark_running(struct blk_dev *dev)
         if (word_state(entry->word) != ENTRY_RUNNING)
             continue;
         if (entry->sequence == journal->header->taken)
-            store_word(entry, journal_word(ENTRY_FREE, 0, 0, 0));
+            journal_store(entry, journal_word(ENTRY_FREE, 0, 0, 0));
         else
-            store_word(entry, journal_word(ENTRY_HELD, marks < JOURNAL_POISON ? marks + mark : marks,
-                                           0, 0));
+            journal_store(entry, journal_word(ENTRY_HELD, marks + mark, 0, 0));
     }
     blk_inject_point();
     __atomic_store_n(&journal->header->crashed, 0, __ATOMIC_RELEASE);
@@ -194,7 +184,8 @@ void journal_recover(struct blk_dev *dev)
     ring_publish_index(dev);
     for (uint32_t i = 0; i < dev->ring.slots; i++) {
         if (found->behind[i])
-            store_word(&journal->entries[found->behind[i] - 1], journal_word(ENTRY_FREE, 0, 0, 0));
+            journal_store(&journal->entries[found->behind[i] - 1],
+                          journal_word(ENTRY_FREE, 0, 0, 0));
     }
     journal->free_count = 0;
     for (uint32_t i = 0; i < dev->ring.slots; i++) {
@@ -235,6 +226,6 @@ struct request *journal_resume_next(struct blk_dev *dev)
         dev->poison = *request;
         return request;
     }
-    store_word(entry, journal_word(ENTRY_RUNNING, marks, 0, 0));
+    journal_store(entry, journal_word(ENTRY_RUNNING, marks, 0, 0));
     return request;
 }
