@@ -5,7 +5,9 @@ One guest has two disks on equal images in the page cache: one with the journal,
 requests end, one without, answered in ring order. Rounds alternate between them. Shown are medians
 and ranges over the rounds, and the median of the ratios round by round.
 
-The second part makes one read in a thousand take 20 ms in an I/O thread (a library before libc's
+Before that, the cost of the path alone (bench/ring_path.py): a busy machine blurs it the least.
+
+The last case makes one read in a thousand take 20 ms in an I/O thread (a library before libc's
 preadv2 does it). So few are slow that they are not in the 99th percentile themselves: what it shows
 is how long the fast ones wait for them.
 """
@@ -26,6 +28,7 @@ from typing import Final, Literal
 from rich.console import Console
 from rich.table import Table
 
+from bench import ring_path
 from bench.block import MIB, POLL_US, ratio, spread
 from bench.devices import cpu_seconds
 from bench.lab import DEFAULT_CONFIG, Lab
@@ -40,8 +43,8 @@ KINDS: Final[dict[Literal["vbd", "qdisk"], str]] = {"vbd": "xvda", "qdisk": "xvd
 NAMES: Final = ("journal", "ring order")
 SLOW_SHARE: Final = 1000
 SLOW_MS: Final = 20
-COST_LIMIT: Final = 0.95
-"""Smallest ratio of I/Os per second at depth 32 that is acceptable."""
+COST_LIMIT: Final = 1.05
+"""Largest ratio of CPU time per request that is acceptable: of the path alone, and at depth 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +153,12 @@ def report(samples: dict[tuple[str, str], Samples]) -> bool:
     held = True
     for case in CASES:
         ours, theirs = (samples[case.name, name] for name in NAMES)
-        cost = ratio(ours.iops, theirs.iops)
-        held &= case.depth != 32 or cost >= COST_LIMIT
+        held &= case.depth != 32 or ratio(ours.cpu, theirs.cpu) <= COST_LIMIT
         table.add_row(
             case.name,
             spread(ours.iops),
             spread(theirs.iops),
-            f"{cost:.3f}",
+            f"{ratio(ours.iops, theirs.iops):.3f}",
             spread(ours.p99, 1000),
             spread(theirs.p99, 1000),
             f"{ratio(ours.p99, theirs.p99):.3f}",
@@ -176,6 +178,11 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=128, help="of each image, MiB")
     args = parser.parse_args()
     size = args.size * MIB
+    ours, theirs, cost = ring_path.measure(2 * args.rounds + 1)
+    sys.stdout.write(
+        f"the path alone: {ours:.0f} ns per request with the journal,"
+        f" {theirs:.0f} in ring order: {cost:.3f}\n"
+    )
     types = {
         kind: {"handler": "block", "options": {"poll_us": POLL_US, "journal": journal}}
         for kind, journal in zip(KINDS, (True, False), strict=True)
@@ -196,7 +203,7 @@ def main() -> int:
             disks.append(Disk(name, spec.vdev, status.pid))
         guest = GuestClient(socket_path(lab.embedded_dir, 1))
         held = report(measure(guest, disks, size, args.rounds, args.seconds))
-    return 0 if held else 1
+    return 0 if held and cost <= COST_LIMIT else 1
 
 
 if __name__ == "__main__":
