@@ -206,6 +206,7 @@ class BlockDevice(Device):
         if native == ffi.NULL:
             raise HostError(f"init: {self.device}: {os.strerror(ffi.errno)}")
         self._native = native
+        self._stray_events = self._poisoned = 0  # it counts from its opening on
 
     def _attach(self, connection: dict[str, Any], *, persistent: bool, resume: bool) -> None:
         assert self._ring is not None
