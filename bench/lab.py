@@ -8,6 +8,7 @@ supervisor; it is asked over its control socket like by any other client.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -80,16 +81,20 @@ class Lab:
 
     def start_supervisor(self) -> None:
         """Start `serve` and wait until it answers."""
+        self.supervisor = self.launch()
+        self.wait(self.answers, 60, "the supervisor to answer")
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start `serve` and leave it to the caller."""
         embedded = [] if self._own_hypervisor else ["--embedded"]
         with self.log_path.open("ab") as log:
-            self.supervisor = subprocess.Popen(
+            return subprocess.Popen(
                 [*self.command, "serve", "-c", str(self.config_path), *embedded],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait(self._answers, 60, "the supervisor to answer")
 
     def stop_supervisor(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
         """Send a signal and wait for the end; returns the exit code."""
@@ -109,10 +114,19 @@ class Lab:
         try:
             self.stop_supervisor()
         finally:
+            self._end_orphans()
             process, self._hypervisor = self._hypervisor, None
             if process is not None:
                 process.terminate()
                 process.wait(60)
+
+    def _end_orphans(self) -> None:
+        """Workers of a supervisor that was killed serve on for minutes."""
+        for path in (self.directory / "workers").glob("*[0-9]"):
+            record = json.loads(path.read_bytes())
+            if record["pid"] is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(record["pid"], signal.SIGKILL)
 
     # --- asking
 
@@ -200,7 +214,8 @@ class Lab:
         """Wait until a device is Connected on both sides and its ring is served."""
         return self.wait_device(name, is_serving, timeout)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether a supervisor is there and connected."""
         try:
             return self.status().xenstore == "connected"
         except UnavailableError:

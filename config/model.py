@@ -110,6 +110,11 @@ class TypeConfig(_Section, frozen=True):
     log_level: Level | None = None
     restart: RestartConfig | None = None
     timeouts: DeviceTimeouts | None = None
+    orphan: Literal["survive", "die"] = "survive"
+    """What a worker does whose supervisor died: serve on, to be adopted by the next one; or finish
+    what is in flight and end."""
+    orphan_grace: Seconds = 300.0
+    """Seconds a surviving worker waits for that next supervisor before it ends all the same."""
     options: dict[str, Any] = {}
     """What the handler understands; checked against the handler's own model."""
 
@@ -132,14 +137,3 @@ class Config(_Section, frozen=True):
 def drain_of(timeouts: DeviceTimeouts, handler: str) -> float:
     """Seconds a worker of this handler has for its orderly end."""
     return DRAIN.get(handler, DRAIN_OTHERS) if timeouts.drain is None else timeouts.drain
-
-
-def longest_drain(config: Config) -> float:
-    """Seconds after which every worker has ended or been killed."""
-    return max(
-        (
-            drain_of(type_.timeouts or config.timeouts, type_.handler)
-            for type_ in config.types.values()
-        ),
-        default=DRAIN_OTHERS,
-    )

@@ -48,6 +48,20 @@ class Clear(Request, frozen=True):
     device: str
 
 
+class RestartRolling(Request, frozen=True):
+    """Replace the workers of types or devices one after the other, all if none are named; `Done`.
+
+    The reply comes at the end, or after the first failure (`Refused`).
+    """
+
+    targets: list[str] = []
+    parallel: int = 1
+
+
+class Upgrade(Request, frozen=True):
+    """Replace the supervisor in place by the code now installed; `Done` when that was checked."""
+
+
 class Reload(Request, frozen=True):
     """Validate the configuration file and apply the difference; `Done`."""
 
@@ -59,7 +73,7 @@ class LogLevel(Request, frozen=True):
     level: str
 
 
-AnyRequest = Status | Show | Events | Restart | Clear | Reload | LogLevel
+AnyRequest = Status | Show | Events | Restart | RestartRolling | Clear | Reload | LogLevel | Upgrade
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +86,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     """Phase of the worker: absent, starting, idle, … serving, stopping."""
     hold: str
-    """Why no worker is started: "" | backoff | budget | quarantined | config | guest | disabled."""
+    """Why no worker is started: "" | backoff | budget | quarantined | config | guest | disabled;
+    "unkillable": the last one does not die."""
     health: str = ""
     """How the worker does: "" | late | slow | stalled."""
     pid: int | None
@@ -113,6 +128,8 @@ class StatusReply(Reply, frozen=True):
     types: dict[str, str]
     """Enabled type to its handler."""
     devices: list[DeviceStatus]
+    upgrades: int = 0
+    """How often the supervisor has been replaced in place."""
     resources: dict[str, int] = {}
     """Watches, open descriptors, … of the supervisor."""
 

@@ -177,6 +177,8 @@ def _worker_event(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Ac
     if isinstance(event, t.WorkerFailed):
         # Whatever failed, the process ends: a successor starts from a clean slate.
         return _ended(dataclasses.replace(now, fault=now.fault or event.blame is Blame.GUEST))
+    if isinstance(event, t.WorkerPresent):
+        return _present(now, event)
     expected, following = _ANSWERS[type(event)]
     if now.worker is not expected:
         raise _illegal(now, event)
@@ -185,6 +187,23 @@ def _worker_event(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Ac
         after = dataclasses.replace(after, greeted=False)
         if now.backend is X.CONNECTED:
             return after, (t.PublishNodes(),)
+    return after, ()
+
+
+def _present(now: Lifecycle, event: t.WorkerPresent) -> tuple[Lifecycle, tuple[t.Action, ...]]:
+    if now.worker is not W.ADOPTING:
+        raise _illegal(now, event)
+    phase = event.phase
+    if phase is W.READY and now.backend is X.INITIALISING:
+        phase = W.IDLE  # initialised for the last connection, as far as anybody knows
+    after = dataclasses.replace(
+        now,
+        worker=phase,
+        greeted=event.greeted and phase is W.SERVING,
+        frontend_was_connected=now.frontend_was_connected or event.greeted,
+    )
+    if phase is W.SERVING and now.backend is X.CONNECTED:
+        return after, (t.PublishNodes(),)
     return after, ()
 
 

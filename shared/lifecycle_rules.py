@@ -24,7 +24,7 @@ _FRONTEND_READY: Final = frozenset({X.INITIALISED, X.CONNECTED})
 _FRONTEND_ABSENT: Final = frozenset({X.UNKNOWN, X.INVALID})
 """A frontend directory that is gone, or a state that is none: nobody is there to serve."""
 _FRONTEND_CLOSED: Final = frozenset({X.CLOSING, X.CLOSED})
-_ATTACHED: Final = frozenset({W.ATTACHING, W.SERVING, W.DETACHING, W.STOPPING})
+_ATTACHED: Final = frozenset({W.ADOPTING, W.ATTACHING, W.SERVING, W.DETACHING, W.STOPPING})
 """Phases in which the worker may still hold something of the guest's."""
 _DETACHED: Final = frozenset(W) - _ATTACHED
 _ABSENT: Final = frozenset({W.ABSENT})
@@ -109,6 +109,14 @@ RULES: Final = (
         "nothing is written for a device that is no more; its worker ends",
         gone=True,
         worker=_ALIVE,
+        action=t.StopWorker(),
+        to_worker=W.STOPPING,
+    ),
+    Rule(
+        "stop-stranded",
+        "a worker that survived its supervisor, and meanwhile the device was made anew",
+        backend=frozenset({X.INITIALISING}),
+        worker=_SERVING,
         action=t.StopWorker(),
         to_worker=W.STOPPING,
     ),

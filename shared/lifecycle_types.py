@@ -18,6 +18,8 @@ class WorkerPhase(enum.Enum):
 
     ABSENT = "absent"
     """No process: none was started, or the last one is known dead and reaped."""
+    ADOPTING = "adopting"
+    """A process of an earlier supervisor; what it is doing was asked and not answered yet."""
     STARTING = "starting"
     """Asked of the fork server; no Hello yet."""
     IDLE = "idle"
@@ -125,6 +127,15 @@ class WorkerHello:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerPresent:
+    """An earlier supervisor's worker says what it is doing: IDLE, READY or SERVING."""
+
+    phase: WorkerPhase
+    greeted: bool
+    """It was asked the `connected` hook since its last `init`."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInitialised:
     """`init` worked."""
 
@@ -180,6 +191,7 @@ Event = (
     | Gone
     | TypeEnabled
     | WorkerHello
+    | WorkerPresent
     | WorkerInitialised
     | WorkerAttached
     | WorkerDisconnected

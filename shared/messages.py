@@ -3,13 +3,14 @@
 
 Every message carries the device, the generation of the worker (it rises with every start, so a
 message of a dead predecessor is recognised and dropped) and a sequence number per sender and
-generation (so is a repeated or lost one). Nothing here is pickled: the supervisor decodes what a
-worker wrote only by `decode_from_worker`, which bounds sizes and refuses unknown fields.
+generation (so is a repeated or lost one); after `Adopt` both sides count from 0 again. Nothing here
+is pickled: the supervisor decodes what a worker wrote only by `decode_from_worker`, which bounds
+sizes and refuses unknown fields.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -88,6 +89,12 @@ class Stop(Message, frozen=True):
     """Disconnect if need be and exit with status 0."""
 
 
+class Adopt(Message, frozen=True):
+    """A new supervisor takes over: watch that process from now on, answer `Present`."""
+
+    supervisor_pid: int
+
+
 ToWorker = (
     Init
     | Initialise
@@ -97,6 +104,7 @@ ToWorker = (
     | FrontendChanged
     | SetLogLevel
     | Stop
+    | Adopt
 )
 
 # --- from the worker -------------------------------------------------------------------------
@@ -149,7 +157,22 @@ class Beat(Message, frozen=True):
     counters: dict[str, int]
 
 
-FromWorker = Hello | Initialised | Attached | Disconnected | Failed | Publish | Beat
+class Present(Message, frozen=True):
+    """Answer to `Adopt`: what the worker is doing, whatever it said before and nobody heard."""
+
+    phase: Literal["idle", "ready", "serving"]
+    """"ready": `Init` was done; "serving": the ring runs."""
+    greeted: bool
+    """Since the last `Init` there was a `Connected`."""
+    nodes: Nodes
+    """As in the last `Initialised` or `Attached`."""
+    stage: str = ""
+    blame: Blame | None = None
+    text: str = ""
+    """As in `Failed`, if something failed and the worker waits for its end; "" otherwise."""
+
+
+FromWorker = Hello | Initialised | Attached | Disconnected | Failed | Publish | Beat | Present
 
 COUNTERS_MAX: Final = 64
 TEXT_MAX: Final = 1024
@@ -197,9 +220,9 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
         # MessagePack bounds them above: 64 bits.
         if min(message.counters.values(), default=0) < 0:
             raise BackendBug("message of worker: a counter below 0")
-    elif isinstance(message, Initialised | Attached | Publish):
+    elif isinstance(message, Initialised | Attached | Publish | Present):
         _check_nodes(message.nodes)
-    elif isinstance(message, Failed) and len(message.text) > TEXT_MAX:
+    if isinstance(message, Failed | Present) and len(message.text) > TEXT_MAX:
         raise BackendBug(f"message of worker: text of {len(message.text)} characters")
     return message
 

@@ -39,6 +39,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Seconds between two beats."""
     drain: float = 10.0
     """Seconds it has for its orderly end before it is killed."""
+    orphan_grace: float = 0.0
+    """Seconds the worker serves on without a supervisor; 0: it ends at once, in order."""
 
     def encode(self) -> bytes:
         """Encode for the fork server."""

@@ -9,7 +9,9 @@ started, for its own device and generation. From then on the connection, which Z
 routing id it chose itself, stands for that worker.
 
 Rules: a message that does not fit (schema, device, generation, sequence, a second connection)
-from a worker ends that worker; from a stranger it is dropped. Messages are at most
+from a worker ends that worker; from a stranger it is dropped. A worker of an earlier supervisor
+(`adopt`) may begin with anything: it is told to its listener, which sends `Adopt`, and what comes
+before the answer, `Present`, is dropped, for `Present` says it all. Messages are at most
 `WORKER_MESSAGE_MAX` bytes, queues at most `BUS_QUEUE_MAX` messages long.
 
 The descriptor of a ZeroMQ socket is edge-triggered: it fires when the socket's state changes, not
@@ -36,7 +38,16 @@ import zmq
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.limits import BUS_QUEUE_MAX, WORKER_MESSAGE_MAX
-from shared.messages import Beat, Failed, FromWorker, Hello, Message, decode_from_worker, encode
+from shared.messages import (
+    Beat,
+    Failed,
+    FromWorker,
+    Hello,
+    Message,
+    Present,
+    decode_from_worker,
+    encode,
+)
 from shared.ratelimit import RateLimit
 
 _log = logging.getLogger("xenbackd.bus")
@@ -66,6 +77,9 @@ class BusListener(Protocol):
     def worker_said(self, message: FromWorker) -> None:
         """A message that is authentic, well-formed and in sequence; its content is not trusted."""
 
+    def worker_came_back(self) -> None:
+        """An earlier supervisor's worker is connected: it can be sent `Adopt`."""
+
     def worker_broke_protocol(self, error: BackendBug) -> None:
         """The worker sent what no worker of ours sends; it must not live on."""
 
@@ -80,6 +94,8 @@ class _Peer:
     received: int | None = None
     budget: RateLimit = field(default_factory=lambda: RateLimit(MESSAGES_BURST, MESSAGES_PERIOD))
     sent: int = 0
+    adopting: bool = False
+    """An earlier supervisor's, and `Present` has not come yet."""
 
 
 class Bus:
@@ -100,7 +116,7 @@ class Bus:
         """Messages taken since the last look at the descriptor."""
         self._strangers = RateLimit(10, 6.0)
         self.starts_pending: Callable[[], bool] = lambda: False
-        """Whether a process was asked of the fork server whose pid is not known yet."""
+        """Whether there may be a worker whose pid is not known here yet."""
         self.dropped = 0
         """Messages of strangers and of workers that are no more."""
 
@@ -140,9 +156,15 @@ class Bus:
 
     def expect(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
         """A worker was forked: its Hello may come."""
-        peer = _Peer(device, generation, pid, listener)
-        self._by_pid[pid] = self._by_device[device] = peer
-        parked = self._parked.pop(pid, None)
+        self._add(_Peer(device, generation, pid, listener))
+
+    def adopt(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+        """A worker of an earlier supervisor may come back."""
+        self._add(_Peer(device, generation, pid, listener, adopting=True))
+
+    def _add(self, peer: _Peer) -> None:
+        self._by_pid[peer.pid] = self._by_device[peer.device] = peer
+        parked = self._parked.pop(peer.pid, None)
         if parked is not None:
             self._take(peer, *parked)
 
@@ -239,9 +261,14 @@ class Bus:
             if not peer.budget.allow(self._clock()):
                 raise BackendBug("more messages than a worker has to say")
             message = decode_from_worker(untrusted_data)
+            known = peer.route is not None
             self._check(peer, route, message)
         except BackendBug as error:
             self._malformed(peer, str(error))
+            return
+        if peer.adopting:
+            if not known:
+                peer.listener.worker_came_back()
             return
         if isinstance(message, Beat):
             self._beats += 1
@@ -255,20 +282,27 @@ class Bus:
         if message.device != peer.device or message.generation != peer.generation:
             raise BackendBug(f"speaks for {message.device}, generation {message.generation}")
         if peer.route is None:
-            if not isinstance(message, Hello | Failed):
+            if not (peer.adopting or isinstance(message, Hello | Failed)):
                 raise BackendBug(f"{type(message).__name__} before Hello")
             peer.route = route
             self._by_route[route] = peer
             return
         if route != peer.route:
             raise BackendBug("opened a second connection")
+        if peer.adopting:
+            if isinstance(message, Present) and message.seq == 0:
+                peer.adopting = False
+            return
+        if isinstance(message, Present):
+            raise BackendBug("Present without Adopt")
         assert peer.received is not None
         if message.seq != peer.received + 1:
             raise BackendBug(f"message {message.seq} after message {peer.received}")
 
     def _stranger(self, route: bytes, frame: zmq.Frame) -> None:
         # The fork server's word about the pid of a worker may come after the worker's own first
-        # message; any process of the host can also be the sender, hence the bound.
+        # message, and a worker of an earlier supervisor before its device is taken up; any process
+        # of the host can also be the sender, hence the bound.
         pid = _peer_pid(frame)
         if not self.starts_pending():
             self._parked.clear()

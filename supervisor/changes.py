@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from shared.lifecycle_types import WorkerPhase
 from shared.limits import NODE_NAME_MAX, SNAPSHOT_NODES_MAX
 
 _DECIDING: Final = frozenset({"state", "online", "frontend", "frontend-id"})
 """Nodes of the backend directory that the supervisor itself reads."""
+
+
+FRONTEND_LISTENS: Final = frozenset({WorkerPhase.ATTACHING, WorkerPhase.SERVING})
+BACKEND_LISTENS: Final = FRONTEND_LISTENS | {WorkerPhase.INITIALISING, WorkerPhase.READY}
+"""Phases in which a worker has a snapshot that changes are relative to."""
 
 
 class Changed(NamedTuple):

@@ -27,6 +27,9 @@ _log = logging.getLogger("xenbackd.control")
 REQUEST_MAX: Final = 4096
 """Bytes of a request."""
 
+LINGER: Final = 200
+"""Milliseconds `close` waits for a listener that does not take its last reply."""
+
 TOPIC: Final = b"event"
 
 
@@ -48,8 +51,14 @@ class Operations(Protocol):
     def clear(self, request: c.Clear) -> c.Done:
         """End a hold."""
 
+    async def restart_rolling(self, request: c.RestartRolling) -> c.Done:
+        """Replace workers one after the other."""
+
     async def reload(self) -> c.Done:
         """Apply the configuration file."""
+
+    async def upgrade(self) -> c.Done:
+        """Replace the supervisor by the installed code."""
 
     def log_level(self, request: c.LogLevel) -> c.Done:
         """Change a device's level."""
@@ -58,10 +67,8 @@ class Operations(Protocol):
 class Control:
     """Control and event sockets in a runtime directory."""
 
-    def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], directory: Path, operations: Operations
-    ) -> None:
-        self._context = context
+    def __init__(self, directory: Path, operations: Operations) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._directory = directory
         self._operations = operations
         self._router: zmq.Socket[bytes] | None = None
@@ -75,15 +82,18 @@ class Control:
         Raises:
             HostError: a path cannot be bound.
         """
+        # Of its own, so that `close` can wait until the last reply has left.
+        self._context = zmq.Context()
         self._router = self._bind(zmq.ROUTER, c.CONTROL_SOCKET)
         self._router.setsockopt(zmq.MAXMSGSIZE, REQUEST_MAX)
         asyncio.get_running_loop().add_reader(self._router.FD, self._drain)
         self._publisher = self._bind(zmq.XPUB, c.EVENTS_SOCKET)
 
     def _bind(self, kind: int, name: str) -> zmq.Socket[bytes]:
+        assert self._context is not None
         path = self._directory / name
         socket = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.LINGER, LINGER)
         socket.setsockopt(zmq.MAXMSGSIZE, REQUEST_MAX)
         socket.setsockopt(zmq.RCVHWM, BUS_QUEUE_MAX)
         try:
@@ -95,7 +105,7 @@ class Control:
         return socket
 
     async def close(self) -> None:
-        """Answer nobody any more. Idempotent."""
+        """Answer nobody any more; may be opened again. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -108,6 +118,9 @@ class Control:
             self._publisher.close()
             self._publisher = None
             (self._directory / c.EVENTS_SOCKET).unlink(missing_ok=True)
+        if self._context is not None:
+            self._context.term()
+            self._context = None
 
     def publish(self, event: c.Event) -> None:
         """Hand an event to whoever listens."""
@@ -171,7 +184,11 @@ class Control:
                 return does.restart(request)
             case c.Clear():
                 return does.clear(request)
+            case c.RestartRolling():
+                return await does.restart_rolling(request)
             case c.Reload():
                 return await does.reload()
+            case c.Upgrade():
+                return await does.upgrade()
             case c.LogLevel():
                 return does.log_level(request)

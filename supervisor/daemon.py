@@ -12,6 +12,9 @@ state they are in, and the next supervisor takes the connected ones up again (`I
 `resume`). To a guest it is a pause. Devices close when their type is switched off, or by the
 toolstack.
 
+Upgrade (SIGUSR2, `xenbackd upgrade`): `supervisor.upgrade`. A supervisor that dies leaves its
+workers serving, and the next one adopts them: what was left is read before anything is taken up.
+
 xenstored gone: workers go on serving their rings, the client reconnects, and then everything is
 read again.
 """
@@ -20,14 +23,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
-import resource
 import signal
-import subprocess
-import types
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,11 +35,11 @@ import zmq
 
 from config.errors import ConfigFileError
 from config.loader import load
-from config.model import Config, longest_drain
+from config.model import Config
 from shared import logs
 from shared.control import WORKERS_SOCKET
 from shared.device_id import DeviceId
-from shared.errors import BackendBug, BlamedError, ConfigError
+from shared.errors import BlamedError, ConfigError, HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
 from supervisor.bus import Bus
@@ -52,11 +52,13 @@ from supervisor.notify import notify
 from supervisor.operations import Operations
 from supervisor.places import embedded_dir, hypervisor_of, own_domid, xenstore_target
 from supervisor.publisher import Publisher
+from supervisor.records import Orphan, Records
 from supervisor.registry import Registry
-from supervisor.reload import difference, effective
+from supervisor.reload import difference, effective, reconfigure
 from supervisor.scanner import Scanner
 from supervisor.services import Services
 from supervisor.spawner import ENTRY_POINT, PRELOAD, Spawner
+from supervisor.upgrade import SIGNALS, Handover, Predecessors, check, replace
 from supervisor.watchdog import Watchdog
 
 _log = logging.getLogger("xenbackd.supervisor")
@@ -66,12 +68,6 @@ Override = Callable[[Config], Config]
 
 EVENTS_PER_TURN: Final = 64
 """Watch events handed out before the loop serves others."""
-
-GC_ALLOCATIONS: Final = 20_000
-"""Containers made and not freed since the garbage collector's last look."""
-
-EMBEDDED_STOP: Final = 10.0
-"""Seconds the embedded hypervisor has to end."""
 
 
 class Supervisor:
@@ -85,8 +81,15 @@ class Supervisor:
         override: Override = lambda config: config,
         entry_point: str = ENTRY_POINT,
         preload: tuple[str, ...] = PRELOAD,
+        handover: Handover | None = None,
+        command: Sequence[str] = (),
+        embedded_pid: int | None = None,
     ) -> None:
-        """`config` is the file's with `override` applied, and so is what a reload reads."""
+        """`config` is the file's with `override` applied, and so is what a reload reads.
+
+        Of an upgrade: `handover` is what the image before left, `command` what this one is replaced
+        by (empty: it cannot be), `embedded_pid` a child for the next one to end.
+        """
         self.config = config
         self._override = override
         self.config_path = config_path
@@ -106,6 +109,15 @@ class Supervisor:
         self._scanner: Scanner
         self._spawner: Spawner
         self._client: XenstoreClient
+        self._records: Records
+        self._orphans: dict[DeviceId, Orphan] = {}
+        self._handover = handover
+        self._command = command
+        self._embedded_pid = embedded_pid
+        self._upgrading = False
+        self._instance = Instance(self._directory)
+        self._predecessors: Predecessors
+        self._control: Control
 
     def stop(self) -> None:
         """Begin the end. Idempotent."""
@@ -124,6 +136,9 @@ class Supervisor:
             _log.info("serving: %d devices", len(self.registry))
             self.started.set()
             await self._stop.wait()
+            while self._upgrading:
+                await self._replace()
+                await self._stop.wait()
             notify("STOPPING=1")
             await self._stand_down()
 
@@ -132,9 +147,14 @@ class Supervisor:
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
         hypervisor = hypervisor_of(config)
-        instance = Instance(self._directory)
-        instance.open(longest_drain(config))
-        stack.callback(instance.close)
+        handover = self._handover
+        self._instance.open(None if handover is None else handover.lock)
+        stack.callback(self._instance.close)
+        self._predecessors = Predecessors(() if handover is None else handover.children)
+        stack.callback(self._predecessors.close)
+        self._records = records = Records(self._directory)
+        self._orphans = records.load()
+        stack.callback(self._close_orphans)
         self._journals.open()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.destroy, 0)
@@ -145,9 +165,10 @@ class Supervisor:
             parallel=config.limits.parallel_starts,
             entry_point=self._entry_point,
             preload=self._preload,
-            inherited=[instance.workers_lock],
+            locks=records,
+            directory=self._directory / "fork",
         )
-        bus.starts_pending = self._spawner.pids_pending
+        bus.starts_pending = lambda: bool(self._orphans) or self._spawner.pids_pending()
         stack.push_async_callback(self._spawner.close)
         self._spawner.open()
         self._client = client = XenstoreClient(
@@ -160,7 +181,7 @@ class Supervisor:
         stack.push_async_callback(client.close)
         await self._make_services(bus, hypervisor)
         stack.push_async_callback(self._forget_all)
-        await self._open_control(context, stack)
+        await self._open_control(stack)
         self._start_watching(stack)
         await self._scanner.open()
         await self._journals.sweep(self._client, self._services.own_path)
@@ -174,6 +195,7 @@ class Supervisor:
             publisher=Publisher(self._client, own_path),
             processes=self._spawner,
             messages=bus,
+            records=self._records,
             events=self.events,
             clock=asyncio.get_running_loop().time,
             forget=self._forget,
@@ -184,20 +206,21 @@ class Supervisor:
             embedded_dir=str(embedded_dir(self.config)),
             supervisor_pid=os.getpid(),
             journals=self._journals,
+            orphans=self._orphans,
         )
         self._scanner = Scanner(self._services, self.registry)
 
-    async def _open_control(
-        self, context: zmq.Context[zmq.Socket[bytes]], stack: contextlib.AsyncExitStack
-    ) -> None:
+    async def _open_control(self, stack: contextlib.AsyncExitStack) -> None:
         operations = Operations(
             self._services,
             self.registry,
             reload=self.reload,
             xenstore_state=lambda: self._lost or "connected",
             resources=self._resources,
+            upgrade=self.upgrade,
+            upgrades=0 if self._handover is None else self._handover.upgrades,
         )
-        control = Control(context, self._directory, operations)
+        self._control = control = Control(self._directory, operations)
         stack.push_async_callback(control.close)
         control.open()
         self.events.listener = control.publish
@@ -226,11 +249,13 @@ class Supervisor:
         handlers = {
             signal.SIGTERM: self.stop,
             signal.SIGINT: self.stop,
-            signal.SIGHUP: self._reload_on_signal,
+            signal.SIGHUP: lambda: self._on_signal("reload", self.reload),
+            signal.SIGUSR2: lambda: self._on_signal("upgrade", self.upgrade),
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
             stack.callback(loop.remove_signal_handler, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the image before
 
     # --- end
 
@@ -253,6 +278,12 @@ class Supervisor:
             device.stand_down()
             await device.close()
 
+    def _close_orphans(self) -> None:
+        """Who was not taken up (xenstored was away) lives on for the next supervisor."""
+        for orphan in self._orphans.values():
+            if orphan.pidfd is not None:
+                os.close(orphan.pidfd)
+
     # --- while it serves
 
     def _forget(self, device: DeviceId) -> None:
@@ -270,14 +301,58 @@ class Supervisor:
         notify("STATUS=serving")
         await self._scanner.rescan()
 
-    def _reload_on_signal(self) -> None:
-        async def reload() -> None:
+    def _on_signal(self, what: str, does: Callable[[], Awaitable[str]]) -> None:
+        async def perform() -> None:
             try:
-                _log.info("reload: %s", await self.reload())
+                _log.info("%s: %s", what, await does())
             except BlamedError as error:
-                _log.error("reload: the old configuration stays: %s", error)
+                _log.error("%s: all stays as it was: %s", what, error)
 
-        self._spawn(reload())
+        self._spawn(perform())
+
+    async def upgrade(self) -> str:
+        """Check the installed code, then replace this image by it as soon as that was answered.
+
+        Raises:
+            ConfigError: the new code refuses the configuration; nothing has changed.
+            HostError: the new code cannot be run, or this process not replaced.
+        """
+        if not self._command:
+            raise HostError("upgrade: this supervisor was not started by its command line")
+        async with self._reloading:
+            await check(self._command)
+            if not self._stop.is_set():
+                self.events.add("upgrade", "", "the installed code is good; replacing this one")
+                self._upgrading = True
+                self._stop.set()
+        return "the installed code is good; the supervisor is replaced"
+
+    async def _replace(self) -> None:
+        """Become the new image; if that cannot be, go on serving."""
+        self._upgrading = False
+        self._stop.clear()
+        stamp = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        notify(f"RELOADING=1\nMONOTONIC_USEC={stamp}\nSTATUS=upgrading")
+        _log.info("upgrade: replacing this image")
+        # Also sends what is on its way to the command line.
+        await self._control.close()
+        upgrades = 0 if self._handover is None else self._handover.upgrades
+        try:
+            replace(
+                self._command,
+                Handover(
+                    pid=os.getpid(),
+                    lock=self._instance.lock,
+                    children=(*self._predecessors.pids, *self._spawner.helpers()),
+                    embedded=self._embedded_pid,
+                    upgrades=upgrades + 1,
+                ),
+            )
+        except HostError as error:
+            _log.error("%s", error)
+            self.events.add("upgrade", "", f"failed: {error}")
+            self._control.open()
+            notify("READY=1\nSTATUS=serving")
 
     async def reload(self) -> str:
         """Read the configuration file again and apply what is different; says what that was.
@@ -298,7 +373,7 @@ class Supervisor:
             for device in self.registry:
                 type_config = self.config.types.get(device.id.type)
                 if type_config is not None:
-                    device.reconfigure(type_config)
+                    reconfigure(device, type_config, self.config)
             for type_ in changes.switched_off:
                 self._scanner.disable(type_)
             for type_ in changes.switched_on:
@@ -326,67 +401,3 @@ class Supervisor:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.critical("bug in the supervisor; please report it", exc_info=error)
             self.stop()
-
-
-def serve(config: Config, config_path: Path, override: Override, embedded: bool) -> int:
-    """Be the supervisor until a signal ends it; returns the exit status.
-
-    `config` and `override` as for `Supervisor`. With `embedded` the embedded hypervisor is started
-    before and stopped after.
-    """
-    logs.setup(config.log.level, config.log.format)
-    _raise_descriptor_limit()
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    _calm_collector()
-    host: subprocess.Popen[bytes] | None = None
-    try:
-        if embedded:
-            from shared.embedded.launch import start_embedded
-
-            host = start_embedded(embedded_dir(config))
-        asyncio.run(_run(config, config_path, override))
-    except BlamedError as error:
-        _log.log(error.log_level, "%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Exception:  # noqa: BLE001 - the exit status is what the caller has
-        _log.critical("bug in the supervisor; please report it", exc_info=True)
-        return BackendBug.exit_code
-    finally:
-        if host is not None:
-            _stop_embedded(host)
-        signal.signal(signal.SIGTERM, before)
-    return 0
-
-
-async def _run(config: Config, config_path: Path, override: Override) -> None:
-    await Supervisor(config, config_path, override=override).run()
-
-
-def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _stop_embedded(host: subprocess.Popen[bytes]) -> None:
-    host.terminate()
-    try:
-        host.wait(EMBEDDED_STOP)
-    except subprocess.TimeoutExpired:
-        host.kill()
-        host.wait()
-
-
-def _calm_collector() -> None:
-    """What is loaded stays, and nearly all that devices add stays as long as they do.
-
-    With its usual thresholds the collector walks over all of it again for every few devices.
-    """
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS)
-
-
-def _raise_descriptor_limit() -> None:
-    """Four descriptors for each worker: the usual soft limit of 1024 ends at 250 devices."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 from config.model import TypeConfig
 from shared import lifecycle_types as t
@@ -37,22 +36,20 @@ from shared.logs import DeviceLogger
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import ConnectionLostError
 from supervisor import probe
-from supervisor.changes import Changed, Changes
+from supervisor.changes import BACKEND_LISTENS, FRONTEND_LISTENS, Changed, Changes
 from supervisor.outbox import Outbox
 from supervisor.paths import backend_path
 from supervisor.publisher import OvertakenError
+from supervisor.records import Orphan, ring_identity
 from supervisor.removal import Removal
 from supervisor.reporter import Reporter
+from supervisor.ringcheck import RingCheck
 from supervisor.services import Services
-from supervisor.snapshot import read_backend, read_frontend
+from supervisor.snapshot import read_both
 from supervisor.workerlink import WorkerLink
 
 WRITE_RETRY: Final = 2.0
 """Seconds after which a refused write (quota, permissions) is tried again."""
-
-_FRONTEND_LISTENS: Final = frozenset({WorkerPhase.ATTACHING, WorkerPhase.SERVING})
-_BACKEND_LISTENS: Final = _FRONTEND_LISTENS | {WorkerPhase.INITIALISING, WorkerPhase.READY}
-"""Phases in which a worker has a snapshot that changes are relative to."""
 
 
 class Device:
@@ -65,7 +62,9 @@ class Device:
         services: Services,
         type_config: TypeConfig,
         handler: HandlerInfo,
+        life: Lifecycle,
     ) -> None:
+        """`life` is its beginning; where an earlier supervisor left a worker `adopt` follows."""
         self._id = device
         self._services = services
         self.frontend_path = frontend_path
@@ -73,7 +72,7 @@ class Device:
         level = type_config.log_level or services.config.log.level
         self.log = DeviceLogger(device, level)
         self.reporter = Reporter(device, services, self.log)
-        self.lifecycle = Lifecycle(ignore_frontend_state=handler.ignore_frontend_state)
+        self.lifecycle = life
         self.link = WorkerLink(device, services, type_config, handler, self, self.log)
         self.since = services.clock()
         self._actions: deque[t.Action] = deque()
@@ -83,6 +82,8 @@ class Device:
         self._task: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._standing_down = False
+        self._ring = RingCheck()
+        self.listeners: set[Callable[[], None]] = set()  # called after each event
         self._paused = False
         """An order to the worker needs xenstore, which is away: the queue waits for it."""
 
@@ -109,15 +110,17 @@ class Device:
         self._note(step)
         self._actions.extend(step.actions)
         self._wake()
+        for listener in list(self.listeners):
+            listener()
 
     def worker_said_illegal(self, event: t.Event) -> bool:
         """Feed an event that a worker caused; True if it was impossible (see `LinkOwner`)."""
         try:
             self.feed(event)
+            return False
         except t.IllegalEventError as error:
             self.log.error("worker: process %s: %s", self.link.pid, error)
             return True
-        return False
 
     def backend_event(self, node: str | None) -> None:
         """Something changed in the backend directory (S9); None: read everything."""
@@ -138,8 +141,18 @@ class Device:
         """Read everything, and write what could not be written."""
         self._outbox.retry()
         self.reporter.retry()
+        self._ring.look(self.lifecycle.worker)
         self.backend_event(None)
         self.frontend_event("")
+
+    def adopt(self, orphan: Orphan) -> None:
+        """Take over what an earlier supervisor left; the device has been taken up."""
+        self.link.adopt(orphan)
+        if orphan.pidfd is not None and orphan.record.frontend_path == self.frontend_path:
+            self._ring.begin()
+        elif orphan.pidfd is not None:
+            self.log.warning("the frontend is another one than its worker's: replacing it")
+            self.renew_worker()
 
     def gone(self) -> None:
         """The domain died or the directory was removed (S8, S19)."""
@@ -155,19 +168,11 @@ class Device:
     def replace_worker(self) -> None:
         """The operator wants a fresh worker; ends back-off."""
         self.link.forgive()
-        self.feed(t.ReplaceWorker())
+        self.renew_worker()
 
-    def reconfigure(self, type_config: TypeConfig) -> None:
-        """New workers get the new options; a device that waits for the operator tries again."""
-        before = self.link.type_config.log_level
-        # Another handler would be another device behind a ring that is in use.
-        handler = self.link.type_config.handler
-        self.link.type_config = msgspec.structs.replace(type_config, handler=handler)
-        self.link.policy.config = type_config.restart or self._services.config.restart
-        if type_config.log_level != before:
-            self.set_log_level(type_config.log_level or self._services.config.log.level)
-        if self.lifecycle.hold is Hold.CONFIG:
-            self.release()
+    def renew_worker(self) -> None:
+        """A drained hand-over to a successor."""
+        self.feed(t.ReplaceWorker())
 
     def set_log_level(self, level: str) -> None:
         """Here and in the worker (S25)."""
@@ -219,7 +224,7 @@ class Device:
         if self._standing_down or self._paused:
             return False
         waiting = self._actions or self._outbox or self._changes or self._removal.due
-        return bool(waiting) or self.reporter.pending
+        return bool(waiting) or self._ring.due or self.reporter.pending
 
     async def _work(self) -> None:
         try:
@@ -253,6 +258,8 @@ class Device:
             state = await probe.frontend_state(self._services.store, self.frontend_path)
             if self.lifecycle.taken_up:
                 self.feed(t.FrontendRead(state))
+        elif self._ring.due:
+            await self._compare_ring()
         elif self._outbox:
             await self._outbox.publish(self.lifecycle.backend)
         elif (changed := self._changes.next_node()) is not None:
@@ -269,10 +276,17 @@ class Device:
         elif self.lifecycle.taken_up:
             self.feed(t.BackendRead(seen.state, seen.online))
 
+    async def _compare_ring(self) -> None:
+        known = self.link.file.ring
+        another = await self._ring.is_another(self._services.store, self.frontend_path, known)
+        if another and self.lifecycle.frontend is XenbusState.CONNECTED:
+            self.log.warning("the frontend's ring is another one than its worker's: replacing it")
+            self.renew_worker()  # the successor takes up what the frontend's directory says now
+
     async def _pass_on(self, changed: Changed) -> None:
         """Hand a changed node to the worker (S9, S10), if it has something to compare it with."""
         backend, node = changed
-        listens = _BACKEND_LISTENS if backend else _FRONTEND_LISTENS
+        listens = BACKEND_LISTENS if backend else FRONTEND_LISTENS
         if self.lifecycle.worker not in listens:
             return
         directory = self.path if backend else self.frontend_path
@@ -320,40 +334,31 @@ class Device:
         """Send an order with the snapshots it needs, if its worker still waits for it then."""
         initialise = isinstance(action, t.AskInitialise)
         phase = WorkerPhase.ATTACHING if initialise else WorkerPhase.INITIALISING
-        store = self._services.store
-        failure: BlamedError | None = None
-        backend: m.Nodes = {}
-        untrusted_frontend: m.Nodes = {}
+        frontend_path = self.frontend_path if initialise else None
         try:
-            backend = await read_backend(store, self.path)
-            if initialise:
-                untrusted_frontend = await read_frontend(store, self.frontend_path)
+            backend, untrusted_frontend, failure = await read_both(
+                self._services.store, self.path, frontend_path
+            )
         except ConnectionLostError:
             # No fault of the worker's: it waits, and none of it counts as a failure.
             self._actions.appendleft(action)
             self._paused = True
             return
-        except BlamedError as error:
-            failure = error
         if self.lifecycle.worker is not phase:
             return  # it died meanwhile; its successor, started after this, has its own order
         if failure is not None:
             stage = "initialise" if initialise else "init"
             self.link.failed(failure.blame, str(failure), stage)
         elif isinstance(action, t.AskInitialise):
-            self.link.ask(
-                m.Initialise,
-                backend=backend,
-                frontend=untrusted_frontend,
-                resume=action.resume,
-            )
+            self.link.file.ring_given(ring_identity(untrusted_frontend))
+            nodes = {"backend": backend, "frontend": untrusted_frontend}
+            self.link.ask(m.Initialise, **nodes, resume=action.resume)
         else:
             self.link.ask(m.Init, backend=backend)
 
     async def _write_state(self, state: XenbusState, hotplug: bool) -> None:
         try:
-            before = self.lifecycle.backend
-            await self._outbox.write_state(state, before=before, hotplug=hotplug)
+            await self._outbox.write_state(state, before=self.lifecycle.backend, hotplug=hotplug)
         except OvertakenError:
             self._changes.backend = True
             self.feed(t.WriteFailed())
@@ -383,14 +388,10 @@ class Device:
 
     def _note(self, step: t.Step) -> None:
         """Log what changed and tell the policy whether the device is served."""
-        before, after = step.before, step.after
+        after = step.after
         self._removal.note(after)
-        changed = before.frontend is not after.frontend and before.taken_up
-        if changed and self.reporter.guest_may_log():
-            self.log.info("frontend %s -> %s", before.frontend, after.frontend)
-        if before.hold is not after.hold and after.hold is not Hold.NONE:
-            self.log.warning("held: %s", after.hold.value)
-            self._services.events.add("hold", str(self._id), after.hold.value)
+        self.reporter.moved(step.before, after)
+        self._ring.look(after.worker)
         served = after.backend is XenbusState.CONNECTED and after.worker is WorkerPhase.SERVING
         if served:
             self.link.policy.connected(self._services.clock())

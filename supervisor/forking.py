@@ -25,7 +25,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from multiprocess import forkserver, get_context, popen_forkserver, util
+from multiprocess import (
+    forkserver,
+    get_context,
+    popen_forkserver,
+    process,
+    resource_tracker,
+    util,
+)
 from multiprocess.context import set_spawning_popen
 
 import shared.entry
@@ -46,13 +53,17 @@ class Launch(popen_forkserver.Popen):  # type: ignore[misc]
     pid: int | None
     returncode: int | None
 
-    def __init__(self, server: ForkServer, target: str, argument: bytes, title: str) -> None:
+    def __init__(
+        self, server: ForkServer, target: str, argument: bytes, title: str, inherited: Sequence[int]
+    ) -> None:
+        """`inherited` are descriptors the child holds a copy of as long as it lives."""
         self._server = server
+        self._inherited = list(inherited)
         self._title = title
-        process = get_context("forkserver").Process(
+        child = get_context("forkserver").Process(
             target=shared.entry.run, args=(target, argument), name=title
         )
-        super().__init__(process)
+        super().__init__(child)
 
     def _launch(self, process_obj: Any) -> None:
         set_spawning_popen(self)  # without it a process refuses to be pickled
@@ -62,7 +73,7 @@ class Launch(popen_forkserver.Popen):  # type: ignore[misc]
         finally:
             set_spawning_popen(None)
         self.pid = None
-        self.sentinel, write_end = self._server.connect(self._fds)
+        self.sentinel, write_end = self._server.connect([*self._inherited, *self._fds])
         # The child takes the end of file on this pipe for the end of its parent.
         keep_open = os.dup(write_end)
         self.finalizer = util.Finalize(self, util.close_fds, (keep_open, self.sentinel))
@@ -98,13 +109,17 @@ class Launch(popen_forkserver.Popen):  # type: ignore[misc]
 class ForkServer:
     """Starts the fork server when it is needed, and again when it has died.
 
-    `inherited` are descriptors every worker holds a copy of as long as it lives.
+    It lives until both whoever started it and the last of its workers have ended: it is their
+    parent and reaps them, also when the supervisor is another one by then.
     """
 
-    def __init__(self, preload: Sequence[str], inherited: Sequence[int] = ()) -> None:
+    def __init__(self, preload: Sequence[str], directory: Path) -> None:
+        """`directory` is where its socket is made. What an earlier one left there is removed: one
+        that still waits for its last worker is asked for nothing any more.
+        """
+        self._directory = directory
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload(list(preload))
-        self._inherited = list(inherited)
 
     @property
     def pid(self) -> int | None:
@@ -119,6 +134,7 @@ class ForkServer:
             HostError: it cannot be started.
         """
         try:
+            self._make_directory()
             with _environment():
                 self._server.ensure_running()
         except ChildProcessError:  # reaped by someone else: gone, all the same
@@ -126,6 +142,15 @@ class ForkServer:
             self.ensure_running()
         except OSError as error:
             raise HostError(f"start of the fork server: {error}") from error
+
+    def _make_directory(self) -> None:
+        if self.pid is None:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            for socket in self._directory.iterdir():
+                socket.unlink()
+        # multiprocess would make one in /tmp, which a process that is killed or replaced by
+        # execve leaves behind.
+        process.current_process()._config["tempdir"] = str(self._directory)
 
     def connect(self, fds: Sequence[int]) -> tuple[int, int]:
         """Ask for a child; returns the status pipe's read end and the data pipe's write end.
@@ -136,7 +161,7 @@ class ForkServer:
         for _ in range(2):
             try:
                 with _environment():  # it starts the fork server if there is none
-                    status, data = self._server.connect_to_new_process([*self._inherited, *fds])
+                    status, data = self._server.connect_to_new_process(list(fds))
             except ChildProcessError:  # as in ensure_running
                 self._server._forkserver_pid = None
             except OSError as error:
@@ -147,14 +172,20 @@ class ForkServer:
                 return status, data
         raise HostError("start of a worker: fork server: dies as soon as it is started")
 
-    def close(self) -> None:
-        """End the fork server; only after all its workers have ended, for it waits for them."""
+    def processes(self) -> list[int]:
+        """The fork server and the helper it brings: they live as long as its workers."""
+        helper = resource_tracker._resource_tracker._pid
+        return [pid for pid in (self.pid, helper) if pid is not None]
+
+    def close(self, *, wait: bool = True) -> None:
+        """End the fork server; with `wait` only after all its workers have ended, as it does."""
         server = self._server
         if server._forkserver_pid is None:
             return
         os.close(server._forkserver_alive_fd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(server._forkserver_pid, 0)
+        if wait:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(server._forkserver_pid, 0)
         address = server._forkserver_address
         if not util.is_abstract_socket_namespace(address):
             Path(address).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from shared.lifecycle_types import Hold
 from shared.version import version
 from supervisor.device import Device
 from supervisor.registry import Registry
+from supervisor.rolling import Rolling, choose
 from supervisor.services import Services
 from supervisor.snapshot import read_backend, read_frontend
 from supervisor.status import status_of
@@ -36,12 +37,16 @@ class Operations:
         registry: Registry[Device],
         *,
         reload: Callable[[], Awaitable[str]],
+        upgrade: Callable[[], Awaitable[str]],
+        upgrades: int,
         xenstore_state: Callable[[], str],
         resources: Callable[[], dict[str, int]],
     ) -> None:
         self._services = services
         self._registry = registry
         self._reload = reload
+        self._upgrade = upgrade
+        self._upgrades = upgrades
         self._xenstore_state = xenstore_state
         self._resources = resources
         self._since = services.clock()
@@ -59,6 +64,7 @@ class Operations:
             hypervisor=services.hypervisor,
             types={name: type_.handler for name, type_ in types.items() if type_.enabled},
             devices=[status_of(d, now) for d in sorted(self._registry, key=lambda d: d.id)],
+            upgrades=self._upgrades,
             resources={"descriptors": _descriptors(), **self._resources()},
         )
 
@@ -103,6 +109,16 @@ class Operations:
         device.release()
         ended = f"{hold.value} ended, " if hold is not Hold.NONE else ""
         return c.Done(text=f"{device.id}: {ended}{failures} failures forgotten")
+
+    async def restart_rolling(self, request: c.RestartRolling) -> c.Done:
+        """Replace workers one after the other; raises ConfigError, HostError."""
+        devices = choose(self._registry, request.targets)
+        rolling = Rolling(devices, self._services.events, request.parallel)
+        return c.Done(text=await rolling.run())
+
+    async def upgrade(self) -> c.Done:
+        """Replace the supervisor; raises ConfigError, HostError."""
+        return c.Done(text=await self._upgrade())
 
     async def reload(self) -> c.Done:
         """Apply the configuration file; raises ConfigError, HostError."""

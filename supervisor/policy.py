@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from config.model import RestartConfig
 from shared.errors import Blame
@@ -109,11 +111,24 @@ class Decision:
     delay: float = 0.0
 
 
+class Memory(msgspec.Struct, frozen=True):
+    """What a `RestartPolicy` remembers, for the next supervisor. Times are CLOCK_MONOTONIC."""
+
+    counted: tuple[float, ...] = ()
+    host: tuple[float, ...] = ()
+    guest: tuple[float, ...] = ()
+    streak: int = 0
+    last: str = ""
+
+
 class _Window:
     """Moments within the last `seconds`."""
 
-    def __init__(self) -> None:
-        self._moments: list[float] = []
+    def __init__(self, moments: Iterable[float] = ()) -> None:
+        self._moments = list(moments)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self._moments)
 
     def add(self, now: float, seconds: float) -> int:
         """Note one more; how many there are now."""
@@ -141,6 +156,23 @@ class RestartPolicy:
     def failures(self) -> int:
         """Failures of ours and of the host's that are not forgotten yet."""
         return self._streak
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered."""
+        return Memory(
+            counted=tuple(self._counted),
+            host=tuple(self._host),
+            guest=tuple(self._guest),
+            streak=self._streak,
+            last=self.last,
+        )
+
+    def recall(self, memory: Memory) -> None:
+        """Go on where an earlier supervisor stopped."""
+        self._counted, self._host = _Window(memory.counted), _Window(memory.host)
+        self._guest = _Window(memory.guest)
+        self._streak, self.last = memory.streak, memory.last
 
     def connected(self, now: float) -> None:
         """The device is Connected and served; may be said more than once."""

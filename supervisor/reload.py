@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a new configuration changes, and what it cannot change in a running supervisor. Pure."""
+"""What a new configuration changes, and what it cannot change in a running supervisor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from config.model import Config
+from config.model import Config, TypeConfig
+from shared.lifecycle_types import Hold
+from supervisor.device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +72,16 @@ def effective(old: Config, new: Config) -> Config:
         embedded_dir=old.embedded_dir,
         xenstore=old.xenstore,
     )
+
+
+def reconfigure(device: Device, type_config: TypeConfig, config: Config) -> None:
+    """New workers get the new options; a device that waits for the operator tries again."""
+    link = device.link
+    before = link.type_config.log_level
+    # Another handler would be another device behind a ring that is in use.
+    link.type_config = msgspec.structs.replace(type_config, handler=link.type_config.handler)
+    link.policy.config = type_config.restart or config.restart
+    if type_config.log_level != before:
+        device.set_log_level(type_config.log_level or config.log.level)
+    if device.lifecycle.hold is Hold.CONFIG:
+        device.release()

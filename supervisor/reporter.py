@@ -12,6 +12,7 @@ from typing import Final
 
 from shared.device_id import DeviceId
 from shared.errors import Blame, HostError
+from shared.lifecycle_types import Hold, Lifecycle
 from shared.logs import DeviceLogger
 from shared.ratelimit import RateLimit
 from shared.xenstore.errors import ConnectionLostError
@@ -88,6 +89,15 @@ class Reporter:
         if self._to_write is None:
             self._to_write = self._lost
         self._lost = None
+
+    def moved(self, before: Lifecycle, after: Lifecycle) -> None:
+        """Log what people follow: the frontend's state, and why no worker is started."""
+        changed = before.frontend is not after.frontend and before.taken_up
+        if changed and self.guest_may_log():
+            self._log.info("frontend %s -> %s", before.frontend, after.frontend)
+        if before.hold is not after.hold and after.hold is not Hold.NONE:
+            self._log.warning("held: %s", after.hold.value)
+            self._services.events.add("hold", str(self._device), after.hold.value)
 
     def guest_may_log(self) -> bool:
         """Whether one more line or event that a guest caused is within bounds."""

@@ -7,6 +7,8 @@ covers is read, so nothing falls between; events are hints, what counts is what 
 
 Invariants:
 
+- What an earlier supervisor left (`Services.orphans`) becomes a device in any case, also one that is
+  gone already, or of a type that is off: its worker must have an owner.
 - Devices are taken up at most `PARALLEL` at a time, each by one task; an event about a device that
   is being taken up makes it looked at once more.
 - A domain that xenstored does not know (dead, or not yet introduced) has no devices: what still
@@ -22,11 +24,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Final, Protocol
 
-from config.model import TypeConfig
 from shared import lifecycle_types as t
 from shared.device_id import DEVID_MAX, DOMID_FIRST_RESERVED, DeviceId
 from shared.errors import Blame, BlamedError, ConfigError, HostError
 from shared.handlers import HandlerInfo, resolve
+from shared.xenbus import XenbusState
 from shared.xenstore.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -34,6 +36,7 @@ from shared.xenstore.errors import (
     NoEntryError,
 )
 from supervisor import probe
+from supervisor.adoption import make_device
 from supervisor.device import Device
 from supervisor.paths import (
     backend_path,
@@ -79,7 +82,6 @@ class Scanner:
         self._busy: set[DeviceId] = set()
         self._told: dict[DeviceId, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._quiet: list[asyncio.Future[None]] = []
         self._releases = 0
         """How often a domain was said to be gone."""
 
@@ -103,6 +105,12 @@ class Scanner:
         for type_, config in self._services.config.types.items():
             if config.enabled:
                 await self.enable(type_)
+        await self._look_at_orphans()
+
+    async def _look_at_orphans(self) -> None:
+        for id_ in list(self._services.orphans):
+            await self._watch_type(id_.type)
+            self.look(id_)
 
     async def enable(self, type_: str) -> None:
         """Serve a type from now on: watch, then take up what is there.
@@ -111,13 +119,16 @@ class Scanner:
             HostError, ConfigError: as `open`.
         """
         self._handlers[type_] = resolve(self._services.config.types[type_].handler)
+        await self._watch_type(type_)
+        for device in self._registry.of_type(type_):
+            device.feed(t.TypeEnabled(True))
+        await self.scan(type_)
+
+    async def _watch_type(self, type_: str) -> None:
         if type_ not in self._watched:
             path = type_path(self._services.own_path, type_)
             await self._watch(path, f"type:{type_}")
             self._watched.add(type_)
-        for device in self._registry.of_type(type_):
-            device.feed(t.TypeEnabled(True))
-        await self.scan(type_)
 
     def disable(self, type_: str) -> None:
         """Close a type's devices in order; its watch stays, for it tells when they are gone."""
@@ -132,6 +143,7 @@ class Scanner:
         await self._check_domains()
         for type_ in list(self._handlers):
             await self.scan(type_)
+        await self._look_at_orphans()
 
     async def close(self) -> None:
         """Take nothing up any more. Watches end with the connection."""
@@ -139,13 +151,6 @@ class Scanner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def settled(self) -> None:
-        """Return when nothing is being taken up."""
-        while self._queue or self._tasks:
-            future = asyncio.get_running_loop().create_future()
-            self._quiet.append(future)
-            await future
 
     # --- watch events
 
@@ -214,8 +219,8 @@ class Scanner:
 
     async def scan(self, type_: str) -> None:
         """List a type's backend directory and look at everything in it."""
-        path = type_path(self._services.own_path, type_)
-        for domid in await self._numbers(path, DOMID_FIRST_RESERVED):
+        root = type_path(self._services.own_path, type_)
+        for domid in await self._numbers(root, DOMID_FIRST_RESERVED):
             await self._scan_domain(type_, domid)
 
     async def _scan_domain(self, type_: str, domid: int) -> None:
@@ -234,7 +239,8 @@ class Scanner:
 
     def look(self, id_: DeviceId) -> None:
         """Take the device up if there is one to take up; what is known already is left alone."""
-        if id_.type in self._handlers and id_ not in self._registry:
+        left = id_ in self._services.orphans
+        if (left or id_.type in self._handlers) and id_ not in self._registry:
             self._queue[id_] = None
             self._pump()
 
@@ -253,8 +259,10 @@ class Scanner:
         except ConnectionLostError as error:
             _log.debug("%s", error)  # everything is scanned again after the reconnection
         except BlamedError as error:
+            self._end_orphan(id_)
             await self._refuse(id_, error.blame, str(error))
         except t.WrongInitialStateError as error:
+            self._end_orphan(id_)
             await self._refuse(id_, Blame.OPERATOR, f"set-up: {id_}: node state: {error}")
         finally:
             self._busy.discard(id_)
@@ -266,33 +274,34 @@ class Scanner:
     async def _try_take_up(self, id_: DeviceId) -> None:
         services = self._services
         path = backend_path(services.own_path, id_)
-        if id_ in self._registry or id_.type not in self._handlers:
+        orphan = services.orphans.get(id_)
+        if id_ in self._registry or (orphan is None and id_.type not in self._handlers):
             return
         seen, introduced = await asyncio.gather(
             probe.backend(services.store, path),
             self._introduced(id_.domid),
         )
         if not seen.there or not introduced:
+            self._end_orphan(id_)
             self._told.pop(id_, None)
             return
         if seen.frontend is None:
             raise ConfigError(f"set-up: {id_}: node frontend: absent")
         frontend_path = check_frontend(id_, seen.frontend)
         limit = services.config.limits.devices_per_domain
-        if len(self._registry.of_domain(id_.domid)) >= limit:
+        if orphan is None and len(self._registry.of_domain(id_.domid)) >= limit:
             raise ConfigError(
                 f"set-up: {id_}: domain {id_.domid} has {limit} devices: more than"
                 " limits.devices_per_domain allows"
             )
-        type_config: TypeConfig = services.config.types[id_.type]
-        device = Device(id_, frontend_path, services, type_config, self._handlers[id_.type])
+        device = make_device(id_, frontend_path, services, self._handlers, orphan)
         self._registry.add(device)
         releases = self._releases
         taken_up = False
         try:
             await self._watch(frontend_path, f"device:{id_}", id_.domid)
             untrusted_state = await probe.frontend_state(services.store, frontend_path)
-            if id_.type not in self._handlers:
+            if orphan is None and id_.type not in self._handlers:
                 return  # switched off meanwhile
             device.feed(t.TakeUp(seen.state, untrusted_state, seen.online))
             taken_up = True
@@ -301,12 +310,27 @@ class Scanner:
                 self._registry.remove(id_)
                 await device.close()
                 await self._unwatch(frontend_path, id_)
+        if orphan is not None:
+            del services.orphans[id_]
+            device.adopt(orphan)
+            device.feed(t.TypeEnabled(id_.type in self._handlers))
         self._told.pop(id_, None)
         device.log.info("taken up: backend %s, frontend %s", seen.state, untrusted_state)
         # What happened since the first read found nobody who would hear of it.
         device.backend_event(None)
         if releases != self._releases:
             self._spawn(self._check_domains())
+
+    def _end_orphan(self, id_: DeviceId) -> None:
+        """There is no device to serve: a worker that was left for it is ended in order."""
+        orphan = self._services.orphans.pop(id_, None)
+        if orphan is None:
+            return
+        path, services = orphan.record.frontend_path, self._services
+        self._registry.add(device := make_device(id_, path, services, self._handlers, orphan))
+        device.feed(t.TakeUp(XenbusState.CLOSED, XenbusState.UNKNOWN, online=False))
+        device.adopt(orphan)
+        device.gone()
 
     async def _refuse(self, id_: DeviceId, blame: Blame, text: str) -> None:
         if self._told.get(id_) == text:
@@ -323,6 +347,7 @@ class Scanner:
         """A device is over: drop it, and look whether another one stands in its place (S8)."""
         device = self._registry.remove(id_)
         if device is not None:
+            self._services.records.remove(id_)
             device.log.info("forgotten")
             self._services.events.add("forgotten", str(id_), "")
             self._spawn(self._clean_up(device))
@@ -376,8 +401,3 @@ class Scanner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("bug in the supervisor; please report it", exc_info=error)
-        if not self._tasks and not self._queue:
-            for future in self._quiet:
-                if not future.done():
-                    future.set_result(None)
-            self._quiet.clear()

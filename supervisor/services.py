@@ -20,6 +20,7 @@ from supervisor.events import EventLog
 from supervisor.journals import Journals
 from supervisor.oom import OomKills
 from supervisor.publisher import Publisher
+from supervisor.records import Orphan, WorkerRecord
 from supervisor.spawner import WorkerOwner
 from supervisor.store import Store
 
@@ -29,6 +30,9 @@ class Processes(Protocol):
 
     def start(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
         """Start the next generation."""
+
+    def adopt(self, device: DeviceId, pidfd: int, owner: WorkerOwner) -> None:
+        """Take over an earlier supervisor's worker."""
 
     def said_hello(self, device: DeviceId) -> None:
         """The worker is up."""
@@ -46,6 +50,9 @@ class Messages(Protocol):
     def expect(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
         """A worker was forked."""
 
+    def adopt(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+        """A worker of an earlier supervisor may come back."""
+
     def forget(self, device: DeviceId) -> None:
         """The worker is dead."""
 
@@ -59,6 +66,16 @@ class Messages(Protocol):
         """Hand out what has arrived."""
 
 
+class Files(Protocol):
+    """`supervisor.records.Records`, as devices see it."""
+
+    def write(self, record: WorkerRecord) -> None:
+        """Replace a device's file."""
+
+    def remove(self, device: DeviceId) -> None:
+        """The worker is dead."""
+
+
 @dataclass(slots=True)
 class Services:
     """Handed to every device. `config` is replaced as a whole by a reload."""
@@ -68,6 +85,7 @@ class Services:
     publisher: Publisher
     processes: Processes
     messages: Messages
+    records: Files
     events: EventLog
     clock: Callable[[], float]
     """Seconds, monotonic: the loop's time."""
@@ -83,3 +101,5 @@ class Services:
     oom: OomKills = field(default_factory=OomKills)
     journals: Journals | None = None
     """Where workers keep what is in flight; None: nowhere."""
+    orphans: dict[DeviceId, Orphan] = field(default_factory=dict)
+    """What an earlier supervisor left and no device has taken over yet."""

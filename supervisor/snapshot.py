@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from shared.errors import ConfigError, GuestFault
+from shared.errors import BlamedError, ConfigError, GuestFault
 from shared.limits import NODE_NAME_MAX, NODE_VALUE_MAX, SNAPSHOT_NODES_MAX
 from shared.messages import Nodes
-from shared.xenstore.errors import AccessDeniedError, NoEntryError
+from shared.xenstore.errors import AccessDeniedError, ConnectionLostError, NoEntryError
 from supervisor.store import Store
 
 DEPTH_MAX: Final = 4
@@ -51,6 +51,23 @@ async def read_frontend(store: Store, directory: str) -> Nodes:
         return await _read(store, directory)
     except _OutOfBoundsError as error:
         raise GuestFault(f"frontend directory: {directory}: {error}") from error
+
+
+async def read_both(
+    store: Store, backend: str, frontend: str | None
+) -> tuple[Nodes, Nodes, BlamedError | None]:
+    """Nodes of both directories (of the second only if it is named), and why there are none.
+
+    Raises:
+        ConnectionLostError: it is nobody's fault here.
+    """
+    try:
+        nodes = await read_backend(store, backend)
+        return nodes, {} if frontend is None else await read_frontend(store, frontend), None
+    except ConnectionLostError:
+        raise
+    except BlamedError as error:
+        return {}, {}, error
 
 
 class _OutOfBoundsError(Exception):

@@ -4,9 +4,12 @@
 Invariants:
 
 - Never two processes for one device: asking for a second one while the first is not known dead is
-  a bug of ours and refused.
+  a bug of ours and refused. A process of an earlier supervisor that nobody knows of holds the
+  device's lock (`supervisor.records`): it is looked for and killed, and nothing is started before
+  the lock is free.
 - Dead means: the pidfd says that no thread is left, and the fork server has reaped the process.
-  Only then does `exited` reach the owner, exactly once for each `start`.
+  Only then does `exited` reach the owner, exactly once for each `start` or `adopt`. An adopted
+  process was another supervisor's: its pidfd alone says so, and nobody learns its exit status.
 - At most `parallel` workers are between fork and Hello; the others wait in the order they came.
 - Signals go through the pidfd, so they cannot reach a process that inherited the number.
 
@@ -22,6 +25,7 @@ import os
 import signal
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from shared.device_id import DeviceId
@@ -38,6 +42,28 @@ SERVER_SHORT_LIFE: Final = 1.0
 """Seconds; a fork server that died sooner is started again only when a worker needs it."""
 
 
+LOCK_RETRY: Final = 0.1
+"""Seconds between two looks at a lock that is held; a lock has no descriptor to wait for."""
+
+LOCK_PATIENCE: Final = 20
+"""Looks before its holder is killed. A worker that had just been forked when its supervisor died
+ends by itself, and until it is forked the lock is on its way to it."""
+
+
+KILL_PATIENCE: Final = 10.0
+"""Seconds until a process that was sent SIGKILL should be dead."""
+
+
+class Locks(Protocol):
+    """`supervisor.records.Records`, as far as it locks."""
+
+    def lock(self, device: DeviceId) -> int | None:
+        """Take a device; None while a worker holds it."""
+
+    def holders(self, device: DeviceId) -> list[int]:
+        """Who holds it."""
+
+
 class WorkerOwner(Protocol):
     """Who hears of a worker: the device."""
 
@@ -52,11 +78,14 @@ class WorkerOwner(Protocol):
 
 
 class _Worker:
-    __slots__ = ("forked", "launch", "owner", "pidfd", "spec", "wanted_dead")
+    __slots__ = ("device", "forked", "launch", "lock", "looks", "owner", "pidfd", "wanted_dead")
 
-    def __init__(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
-        self.spec = spec
+    def __init__(self, device: DeviceId, owner: WorkerOwner) -> None:
+        self.device = device
         self.owner = owner
+        self.lock: int | None = None
+        """The device's lock until the child has its copy."""
+        self.looks = 0
         self.launch: Launch | None = None
         self.pidfd: int | None = None
         self.forked = False
@@ -72,15 +101,20 @@ class Spawner:
         parallel: int,
         entry_point: str = ENTRY_POINT,
         preload: Sequence[str] = PRELOAD,
-        inherited: Sequence[int] = (),
+        locks: Locks,
+        directory: Path,
     ) -> None:
+        """`directory` is made for the fork server's socket."""
         self.parallel = parallel
         self._entry_point = entry_point
-        self._server = ForkServer(preload, inherited)
+        self._locks = locks
+        self._server = ForkServer(preload, directory)
         self._server_pidfd: int | None = None
         self._server_since = 0.0
         self._workers: dict[DeviceId, _Worker] = {}
-        self._queue: OrderedDict[DeviceId, _Worker] = OrderedDict()
+        self._queue: OrderedDict[DeviceId, tuple[_Worker, WorkerSpec]] = OrderedDict()
+        self._locked: dict[DeviceId, asyncio.TimerHandle] = {}
+        """Those that wait for a lock."""
         self._starting: set[DeviceId] = set()
         self._idle: list[asyncio.Future[None]] = []
 
@@ -104,13 +138,24 @@ class Spawner:
         self._watch_server()
 
     async def close(self) -> None:
-        """Kill what is left, wait until it is dead, end the fork server."""
+        """Kill what is left, wait until it is dead, end the fork server.
+
+        A worker in uninterruptible sleep is left behind: its lock and its file keep the next
+        supervisor from starting another one beside it.
+        """
         for device in list(self._workers):
             self.kill(device)
-        if self._workers:
-            await self.wait_empty()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_PATIENCE):
+                await self.wait_empty()
+        for worker in self._workers.values():
+            _log.error("worker: %s: does not die of SIGKILL; left behind", worker.device)
         self._unwatch_server()
-        self._server.close()
+        self._server.close(wait=not self._workers)
+
+    def helpers(self) -> list[int]:
+        """Children of this process that live as long as its workers."""
+        return self._server.processes()
 
     async def wait_empty(self) -> None:
         """Return when no worker is left."""
@@ -128,8 +173,20 @@ class Spawner:
         device = spec.device
         if device in self._workers:
             raise BackendBug(f"start of worker: {device}: the last one is not known dead")
-        self._workers[device] = self._queue[device] = _Worker(spec, owner)
-        self._pump()
+        worker = self._workers[device] = _Worker(device, owner)
+        self._enqueue(worker, spec)
+
+    def adopt(self, device: DeviceId, pidfd: int, owner: WorkerOwner) -> None:
+        """Take over a process of an earlier supervisor; the descriptor is the spawner's now.
+
+        Raises:
+            BackendBug: the device has a process already.
+        """
+        if device in self._workers:
+            raise BackendBug(f"adoption of worker: {device}: it has one already")
+        worker = self._workers[device] = _Worker(device, owner)
+        worker.forked, worker.pidfd = True, pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._died, worker)
 
     def said_hello(self, device: DeviceId) -> None:
         """The worker is up: its slot is free for the next one."""
@@ -150,7 +207,9 @@ class Spawner:
         worker = self._workers.get(device)
         if worker is None:
             return
-        if self._queue.pop(device, None) is not None:
+        if self._queue.pop(device, None) is not None or device in self._locked:
+            if device in self._locked:
+                self._locked.pop(device).cancel()
             self._finish(worker, 0)
             return
         worker.wanted_dead = True
@@ -162,11 +221,12 @@ class Spawner:
 
     def _pump(self) -> None:
         while self._queue and len(self._starting) < self.parallel:
-            device, worker = self._queue.popitem(last=False)
+            device, (worker, spec) = self._queue.popitem(last=False)
             self._starting.add(device)
+            assert worker.lock is not None
             try:
                 worker.launch = Launch(
-                    self._server, self._entry_point, worker.spec.encode(), str(device)
+                    self._server, self._entry_point, spec.encode(), str(device), [worker.lock]
                 )
             except HostError as error:
                 self._never_started(worker, error)
@@ -174,6 +234,31 @@ class Spawner:
             self._watch_server()
             loop = asyncio.get_running_loop()
             loop.add_reader(worker.launch.sentinel, self._forked, worker)
+
+    def _enqueue(self, worker: _Worker, spec: WorkerSpec) -> None:
+        """Wait for a slot as soon as the device's lock is ours."""
+        device = worker.device
+        self._locked.pop(device, None)
+        try:
+            worker.lock = self._locks.lock(device)
+        except HostError as error:
+            self._never_started(worker, error)
+            return
+        if worker.lock is not None:
+            self._queue[device] = (worker, spec)
+            self._pump()
+            return
+        worker.looks += 1
+        if worker.looks >= LOCK_PATIENCE:
+            self._kill_holders(device)
+        loop = asyncio.get_running_loop()
+        self._locked[device] = loop.call_later(LOCK_RETRY, self._enqueue, worker, spec)
+
+    def _kill_holders(self, device: DeviceId) -> None:
+        for pid in self._locks.holders(device):
+            _log.error("worker: %s: process %d serves it and nobody knows of it: kill", device, pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _forked(self, worker: _Worker) -> None:
         assert worker.launch is not None
@@ -185,6 +270,7 @@ class Spawner:
             self._never_started(worker, error)
             return
         worker.forked = True
+        _release(worker)
         try:
             worker.pidfd = os.pidfd_open(pid)
         except OSError:
@@ -194,7 +280,7 @@ class Spawner:
             loop.add_reader(worker.pidfd, self._died, worker)
         worker.owner.worker_forked(pid)
         if worker.wanted_dead:
-            self.kill(worker.spec.device)
+            self.kill(worker.device)
 
     def _never_started(self, worker: _Worker, error: HostError) -> None:
         def tell() -> None:
@@ -202,17 +288,19 @@ class Spawner:
             worker.owner.worker_not_started(error)
 
         # Not from within the caller's own call of `start`.
-        self._starting.discard(worker.spec.device)
+        self._starting.discard(worker.device)
         asyncio.get_running_loop().call_soon(tell)
 
     # --- end
 
     def _died(self, worker: _Worker) -> None:
         """No thread of the process is left; wait for the fork server to reap it."""
-        assert worker.launch is not None
         assert worker.pidfd is not None
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.pidfd)
+        if worker.launch is None:
+            self._finish(worker, None)
+            return
         loop.add_reader(worker.launch.sentinel, self._reaped, worker)
 
     def _reaped(self, worker: _Worker) -> None:
@@ -229,7 +317,8 @@ class Spawner:
         asyncio.get_running_loop().call_soon(tell)
 
     def _drop(self, worker: _Worker) -> None:
-        device = worker.spec.device
+        device = worker.device
+        _release(worker)
         if worker.launch is not None:
             worker.launch.close()
         if worker.pidfd is not None:
@@ -271,3 +360,10 @@ class Spawner:
             self.open()
         except HostError as error:
             _log.error("%s", error)
+
+
+def _release(worker: _Worker) -> None:
+    """From here on the worker alone holds its device's lock."""
+    if worker.lock is not None:
+        os.close(worker.lock)
+        worker.lock = None

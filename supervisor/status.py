@@ -16,7 +16,7 @@ def status_of(device: Device, now: float) -> DeviceStatus:
         frontend=str(life.frontend),
         online=life.online,
         phase=life.worker.value,
-        hold=life.hold.value or ("" if life.enabled else "disabled"),
+        hold=_hold(device),
         pid=link.pid,
         generation=link.generation,
         restarts=max(0, link.generation - 1),
@@ -27,3 +27,9 @@ def status_of(device: Device, now: float) -> DeviceStatus:
         since=max(0.0, now - device.since),
         counters=link.counters,
     )
+
+
+def _hold(device: Device) -> str:
+    if device.link.death.unkillable:
+        return "unkillable"
+    return device.lifecycle.hold.value or ("" if device.lifecycle.enabled else "disabled")

@@ -5,15 +5,20 @@ Turns what the process and its messages do into events of the life cycle. Everyt
 answer has a deadline; a worker that misses one is killed, and that counts as a failure. So does
 an end nobody asked for, whatever the exit code.
 
+A worker of an earlier supervisor is adopted: nothing is asked of it before it has come back by
+itself and said what it is doing, and one that stays silent is killed. What a successor of this
+supervisor must know of the worker is written down (`supervisor.records`) before it can be needed.
+
 A worker's word is worth little: the nodes it wants published are held against what its handler may
 publish (`shared.handlers`), and what makes no sense in the present phase ends it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any
+
+import msgspec
 
 from config.model import DeviceTimeouts, TypeConfig, drain_of
 from shared import lifecycle_types as t
@@ -23,31 +28,17 @@ from shared.errors import BackendBug, Blame, HostError
 from shared.handlers import HandlerInfo
 from shared.limits import SNAPSHOT_NODES_MAX
 from shared.logs import DeviceLogger
-from shared.worker_spec import WorkerSpec
 from supervisor.budget import Admission
-from supervisor.exits import classify, describe
+from supervisor.deathwatch import DeathWatch
+from supervisor.exits import blame_of, classify, describe, remark
 from supervisor.health import Health
+from supervisor.linkowner import LinkOwner
 from supervisor.policy import KIND_OF_BLAME, ExitKind, RestartPolicy
+from supervisor.records import Orphan, digest
 from supervisor.services import Services
-
-
-class LinkOwner(Protocol):
-    """The device."""
-
-    def feed(self, event: t.Event) -> None:
-        """Take an event of the life cycle."""
-
-    def worker_said_illegal(self, event: t.Event) -> bool:
-        """Take an event a worker caused; True if it was impossible now."""
-
-    def worker_spoke(self) -> None:
-        """Any message came."""
-
-    def report(self, blame: Blame, text: str, *, stage: str) -> None:
-        """Tell log, event stream and xenstore what failed."""
-
-    def nodes_given(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> None:
-        """Nodes to publish: with the next state (None) or now."""
+from supervisor.timer import Timer
+from supervisor.workerfile import WorkerFile
+from supervisor.workerspec import make_spec
 
 
 class WorkerLink:
@@ -84,11 +75,17 @@ class WorkerLink:
         self._failure: ExitKind | None = None
         self._asked_to_stop = False
         self._killed = False
-        self._deadline: asyncio.TimerHandle | None = None
-        self._grace: asyncio.TimerHandle | None = None
+        self._deadline, self._backoff = Timer(), Timer()
+        self._grace = Timer()
         """Between SIGABRT and SIGKILL."""
-        self._backoff: asyncio.TimerHandle | None = None
         self._published: set[str] = set()
+        self.file = WorkerFile(services.records)
+        self._adopting = False
+        """It was an earlier supervisor's and has not said yet what it is doing."""
+        self._came_back = False
+        self.death = DeathWatch(self._does_not_die)
+        self.failures = 0
+        """Ends of workers that were none of an order, ever."""
 
     @property
     def timeouts(self) -> DeviceTimeouts:
@@ -113,24 +110,38 @@ class WorkerLink:
         self.health.forget()
         self._published.clear()
         self.present = True
-        services, config = self._services, self._services.config
-        spec = WorkerSpec(
-            device=self._device,
-            generation=self.generation,
-            backend_domid=services.own_domid,
-            handler=self.type_config.handler,
-            options=self.type_config.options,
-            endpoint=services.endpoint,
-            hypervisor=services.hypervisor,
-            embedded_dir=services.embedded_dir,
-            supervisor_pid=services.supervisor_pid,
-            journal=str(services.journals.path(self._device)) if services.journals else "",
-            log_level=self.log_level,
-            log_format=config.log.format,
-            beat=self.timeouts.beat,
-            drain=self._drain,
+        self._adopting = False
+        services = self._services
+        spec = make_spec(
+            self._device, self.generation, services, self.type_config, self.timeouts, self.log_level
         )
+        self.file.begin(spec, self._owner.frontend_path, self.policy.memory)
         services.processes.start(spec, self)
+
+    def adopt(self, orphan: Orphan) -> None:
+        """Go on with what an earlier supervisor left: its worker, or only what it remembered."""
+        record = orphan.record
+        self.file.found(record)
+        self.generation = record.generation
+        self.policy.recall(record.memory)
+        if orphan.pidfd is None:
+            if record.pid is not None:
+                self._log.warning("worker: process %d died without a supervisor", record.pid)
+                self.policy.ended(ExitKind.CRASH, self._services.clock())
+            return
+        # Another handler would be another device behind a ring that is in use.
+        self.type_config = msgspec.structs.replace(self.type_config, handler=record.handler)
+        if digest(self.type_config.options) != record.options:
+            self._log.info("worker: adopted with the options it was started with")
+        assert record.pid is not None
+        self.pid = record.pid
+        self.present = self._adopting = True
+        # Its first successor is a restart like any other, and no free first start.
+        self._admission.wait(self._services.clock(), self._services.config.limits)
+        seconds = self.timeouts.hello + 2 * self.timeouts.beat
+        self._arm(seconds, f"did not come back to the new supervisor within {seconds:g} s")
+        self._services.processes.adopt(self._device, orphan.pidfd, self)
+        self._services.messages.adopt(self._device, self.generation, record.pid, self)
 
     def ask(self, kind: Callable[..., m.Message], **fields: Any) -> None:
         """Send an order that is answered within `timeouts.hook`, or `drain` to let go of a ring."""
@@ -149,11 +160,12 @@ class WorkerLink:
             return
         self._asked_to_stop = True
         self.watched = False
+        if self._adopting and not self._came_back and not kill:
+            return  # told when it comes back; the deadline for that runs
         if kill or self.pid is None or not self.tell(m.Stop):
             self._kill()
             return
-        seconds = self._drain
-        self._arm(seconds, f"not gone {seconds:g} s after it was told to stop")
+        self._arm(self._drain, f"not gone {self._drain:g} s after it was told to stop")
 
     def failed(self, blame: Blame, text: str, stage: str) -> None:
         """Something of this worker's failed, by its own word or because it cannot be served."""
@@ -161,7 +173,7 @@ class WorkerLink:
             self._failure = KIND_OF_BLAME[blame]
         self._owner.report(blame, text, stage=stage)
         if not self._asked_to_stop:  # it still has to end in time
-            self._disarm()
+            self._deadline.cancel()
         if self._owner.worker_said_illegal(t.WorkerFailed(blame)):
             self._kill()
 
@@ -172,16 +184,22 @@ class WorkerLink:
         self._failure = self._failure or ExitKind.HANG
         self._given_up()
         self._services.processes.abort(self._device)
-        loop = asyncio.get_running_loop()
-        self._grace = loop.call_later(self.timeouts.abort, self._kill)
+        self._grace.set(self.timeouts.abort, self._kill)
         self._owner.report(Blame.US, f"worker: {self._device}: {cause}", stage="hang")
         self._owner.worker_said_illegal(t.WorkerFailed(Blame.US))
 
     def cancel_backoff(self) -> None:
         """No successor is waited for any more."""
-        if self._backoff is not None:
-            self._backoff.cancel()
-            self._backoff = None
+        self._backoff.cancel()
+
+    @property
+    def longest_replacement(self) -> float:
+        """Seconds: the end of one worker, Hello of the next, its answers to two orders."""
+        return self._drain + self.timeouts.hello + 2 * self.timeouts.hook
+
+    def planned(self) -> None:
+        """The next start is no restart by failure."""
+        self._admission.waive(self._services.clock())
 
     def forgive(self) -> None:
         """The operator's word, or what was complained about has changed: failures are forgotten."""
@@ -193,14 +211,16 @@ class WorkerLink:
         """The device is over: no timer fires any more."""
         self._admission.withdraw(self._services.clock())
         self.cancel_backoff()
-        self._disarm()
-        self._disarm_grace()
+        self.death.over()
+        self._deadline.cancel()
+        self._grace.cancel()
 
     # --- the process (WorkerOwner)
 
     def worker_forked(self, pid: int) -> None:
         """Its messages are believed from now on; Hello is due."""
         self.pid = pid
+        self.file.forked(pid)
         self._services.oom.watch(pid)
         if self._killed:
             return
@@ -215,9 +235,9 @@ class WorkerLink:
         kind = self._failure or self._kind_of(status)
         if kind is not ExitKind.CLEAN and self._failure is None:
             text = f"worker: {self._device}: process {self.pid}: {describe(status)}"
-            text += _REMARKS.get(kind, "")
+            text += remark(kind)
             stage = "security" if kind is ExitKind.SECURITY else "exit"
-            self._owner.report(_blame(kind), text, stage=stage)
+            self._owner.report(blame_of(kind), text, stage=stage)
             if kind is ExitKind.GUEST:
                 # Whatever the policy says of it, what the frontend did wrong closes the device.
                 self._owner.worker_said_illegal(t.WorkerFailed(Blame.GUEST))
@@ -242,25 +262,25 @@ class WorkerLink:
 
     def _over(self, kind: ExitKind) -> None:
         self._services.messages.forget(self._device)
-        self._disarm()
-        self._disarm_grace()
+        self._deadline.cancel()
+        self._grace.cancel()
+        self.death.over()
         if self.pid is not None:
             self._services.oom.forget(self.pid)
         self.pid = None
-        self.present = self.watched = False
+        self.present = self.watched = self._adopting = False
         self.health.forget()
+        self.failures += kind is not ExitKind.CLEAN
         decision = self.policy.ended(kind, self._services.clock())
+        quarantined = decision.hold is t.Hold.QUARANTINED
+        self.file.over(quarantined=quarantined, memory=self.policy.memory)
         if decision.hold is t.Hold.BACKOFF:
             self._wait(decision.delay)
             self._log.info("worker: next start in %.1f s", decision.delay)
         self._owner.feed(t.WorkerExited(decision.hold))
 
     def _wait(self, seconds: float) -> None:
-        self._backoff = asyncio.get_running_loop().call_later(seconds, self._backoff_over)
-
-    def _backoff_over(self) -> None:
-        self._backoff = None
-        self._owner.feed(t.Released())
+        self._backoff.set(seconds, self._owner.feed, t.Released())
 
     # --- its messages (BusListener)
 
@@ -273,6 +293,8 @@ class WorkerLink:
             case m.Beat(counters=counters):
                 self.counters = counters
                 self.health.beat(counters, now, self.timeouts)
+            case m.Present():
+                self._present(message)
             case m.Hello():
                 self._services.processes.said_hello(self._device)
                 self._answered(t.WorkerHello())
@@ -289,6 +311,26 @@ class WorkerLink:
             case m.Failed(stage=stage, blame=blame, text=text):
                 self.failed(blame, text, stage)
 
+    def worker_came_back(self) -> None:
+        """An adopted worker is connected: it is told who we are, or that it is to end."""
+        self._came_back = True
+        if self._asked_to_stop:
+            self.stop()
+        elif not self._killed:
+            self.ask(m.Adopt, supervisor_pid=self._services.supervisor_pid)
+
+    def _present(self, message: m.Present) -> None:
+        """What an adopted worker is doing."""
+        self._adopting = False
+        if message.text:
+            self.failed(message.blame or Blame.US, message.text, message.stage)
+        elif self._take_nodes(message.nodes, rewrite_state=None):
+            self._log.info("worker: process %s adopted, %s", self.pid, message.phase)
+            text = f"process {self.pid}, {message.phase}"
+            self._services.events.add("adopted", str(self._device), text)
+            self._answered(t.WorkerPresent(t.WorkerPhase(message.phase), message.greeted))
+            self.tell(m.SetLogLevel, level=self.log_level)
+
     def worker_broke_protocol(self, error: BackendBug) -> None:
         """Whatever it is, it is no worker of ours any more."""
         self._failure = ExitKind.CRASH
@@ -298,7 +340,7 @@ class WorkerLink:
 
     def _answered(self, event: t.Event) -> None:
         if not (self._asked_to_stop or self._killed):
-            self._disarm()
+            self._deadline.cancel()
             self.watched = True
         if self._owner.worker_said_illegal(event):
             name = type(event).__name__
@@ -341,37 +383,18 @@ class WorkerLink:
     def _given_up(self) -> None:
         self._killed = True
         self.watched = False
-        self._disarm()
+        self._deadline.cancel()
 
     def _kill(self) -> None:
         self._given_up()
-        self._disarm_grace()
+        self._grace.cancel()
+        self.death.killed()
         self._services.processes.kill(self._device)
 
+    def _does_not_die(self) -> None:
+        text = f"worker: {self._device}: process {self.pid}: does not die of SIGKILL"
+        self._services.events.add("unkillable", str(self._device), text)
+        self._owner.report(Blame.HOST, text, stage="kill")
+
     def _arm(self, seconds: float, cause: str) -> None:
-        self._disarm()
-        self._deadline = asyncio.get_running_loop().call_later(seconds, self.hung, cause)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _disarm_grace(self) -> None:
-        if self._grace is not None:
-            self._grace.cancel()
-            self._grace = None
-
-
-_REMARKS: Final = {
-    ExitKind.OOM: " by the kernel, for want of memory",
-    ExitKind.KILLED: ", by neither the supervisor nor the kernel",
-    ExitKind.SECURITY: ", a system call it may not make; quarantine",
-}
-
-
-def _blame(kind: ExitKind) -> Blame:
-    for blame, known in KIND_OF_BLAME.items():
-        if known is kind:
-            return blame
-    return Blame.US
+        self._deadline.set(seconds, self.hung, cause)

@@ -76,6 +76,10 @@ class Bus:
         """Send a message if it can be sent now; whether it was."""
         return self._send(kind, fields, zmq.NOBLOCK)
 
+    def count_anew(self) -> None:
+        """Number the next message 0: another supervisor listens."""
+        self._seq = 0
+
     def close(self) -> None:
         """Let the last messages leave, then close. Idempotent."""
         if not self._socket.closed:

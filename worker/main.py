@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Entry point of a worker: from the fork to its exit status.
 
-Exit status: 0 after `Stop` or when the supervisor is gone; otherwise that of the error's class
-(shared.errors), and 70 for anything nobody expected, with the traceback in the log.
+Exit status: 0 after `Stop` or when the supervisor is gone for good; otherwise that of the error's
+class (shared.errors), and 70 for anything nobody expected, with the traceback in the log.
 
 Nothing is opened before the fork: the kernel ties event channels and mappings to the process that
 opened the device, and a ZeroMQ context does not survive a fork.
@@ -21,7 +21,7 @@ from shared.errors import BackendBug, BlamedError, ConfigError
 from shared.hypervisor.interface import Handles
 from shared.hypervisor.select import open_hypervisor
 from shared.logs import DeviceLogger
-from shared.messages import TEXT_MAX, Failed, Hello, Nodes, Publish
+from shared.messages import TEXT_MAX, Failed, Hello, Nodes
 from shared.worker_spec import WorkerSpec
 from worker.bus import Bus
 from worker.device import Device, DeviceContext
@@ -79,10 +79,11 @@ def live(
     """The life of the device with its handles open: `alloc` (S7), Hello, orders, `free`."""
 
     def publish(nodes: Nodes, rewrite_state: bool) -> None:
-        bus.send(Publish, nodes=nodes, rewrite_state=rewrite_state)
+        session.publish(nodes, rewrite_state)  # it exists by the time a hook can ask
 
     context = DeviceContext(spec.device, options, handles, log, publish, spec.drain, journal)
     device = handler(context)
+    session = Session(spec, device, bus)
     try:
         device.alloc()
     except BlamedError as error:
@@ -90,7 +91,7 @@ def live(
         raise
     try:
         bus.send(Hello)
-        Session(spec, device, bus).run()
+        session.run()
     finally:
         device.free()
 

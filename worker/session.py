@@ -5,7 +5,13 @@ Invariants:
 - one hook at a time, in the thread that also serves the ring;
 - a hook that fails is answered by `Failed`, once; the worker then waits for orders. When serving
   failed, the guest's ring has been given back before that is said;
-- without a supervisor there is nobody to obey: the worker finishes what is in flight and ends.
+- only the kernel's word counts for a supervisor's death, never a silent socket. Without one the
+  worker serves on for `orphan_grace` seconds, then finishes what is in flight and ends;
+- an answer nobody heard is not lost: what the worker is doing is kept and told to the supervisor
+  that adopts it (`Present`). So no answer has to arrive, and none holds up the ring for long.
+
+The socket reconnects by itself to whoever binds its path next, and the next beat introduces the
+worker there; beats that find nobody are tried again soon.
 
 Does not open anything and knows no device type.
 """
@@ -17,11 +23,12 @@ import os
 import select
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Literal
 
-from shared.errors import BackendBug, Blame, BlamedError
+from shared.errors import BackendBug, Blame, BlamedError, HostError
 from shared.messages import (
     TEXT_MAX,
+    Adopt,
     Attached,
     BackendChanged,
     Beat,
@@ -33,6 +40,10 @@ from shared.messages import (
     Init,
     Initialise,
     Initialised,
+    Message,
+    Nodes,
+    Present,
+    Publish,
     SetLogLevel,
     Stop,
     ToWorker,
@@ -44,6 +55,10 @@ from worker.device import Device
 UNASKED_DRAIN: Final = 10.0
 """Seconds to let go of a ring that cannot be served: nobody asked, so beats are still due."""
 
+BEAT_RETRY: Final = 0.1
+"""Seconds until a beat that nobody took is offered again: a guest waits where a supervisor that
+has just adopted this worker has orders for it."""
+
 
 class Session:
     """Runs one device under the supervisor's orders."""
@@ -53,14 +68,27 @@ class Session:
         self._device = device
         self._bus = bus
         self._log = device.log
-        self._serving = False
         self._stopping = False
         self._next_beat = time.monotonic() + spec.beat
+        self._supervisor: int | None = None
+        """Descriptor of the supervisor's process; None once it is dead."""
+        self._alone_until = 0.0
+        self._phase: Literal["idle", "ready", "serving"] = "idle"
+        self._greeted = False
+        self._nodes: Nodes = {}
+        self._failure: tuple[str, Blame | None, str] = ("", None, "")
+        """As the fields of `Failed`; the text is empty while all is well."""
+        self._published: Nodes = {}
+
+    @property
+    def _serving(self) -> bool:
+        return self._phase == "serving"
 
     def run(self) -> None:
-        """Obey until `Stop` comes or the supervisor is gone."""
-        supervisor = watch_process(self._spec.supervisor_pid)
-        if supervisor is None:
+        """Obey until `Stop` comes, or the supervisor is gone and no other one takes over."""
+        self._supervisor = watch_process(self._spec.supervisor_pid)
+        if self._supervisor is None:
+            # Nobody has heard of this process yet, so nobody will look for it.
             self._log.warning("supervisor: process %d: gone already", self._spec.supervisor_pid)
             return
         try:
@@ -69,15 +97,36 @@ class Session:
                 # After the beat: sending eats the edge of the socket's descriptor.
                 self._obey_all()
                 if not self._stopping:
-                    self._serve([self._bus.fileno, supervisor])
-                if readable(supervisor):
+                    watched = [] if self._supervisor is None else [self._supervisor]
+                    self._serve([self._bus.fileno, *watched])
+                if self._abandoned():
                     self._log.warning("supervisor: gone; finishing what is in flight")
                     break
         finally:
-            os.close(supervisor)
+            self._watch(None)
             if self._serving:
-                self._serving = False
+                self._phase = "idle"
                 self._device.disconnect()
+
+    def publish(self, nodes: Nodes, rewrite_state: bool) -> None:
+        """Have nodes of the own backend directory written; kept for a supervisor to come."""
+        self._published |= nodes
+        self._say(Publish, nodes=nodes, rewrite_state=rewrite_state)
+
+    def _abandoned(self) -> bool:
+        """Whether there is no supervisor, and has been none for too long."""
+        if self._supervisor is not None and readable(self._supervisor):
+            self._watch(None)
+            grace = self._spec.orphan_grace
+            self._alone_until = time.monotonic() + grace
+            if grace:
+                self._log.warning("supervisor: gone; serving on for up to %g s", grace)
+        return self._supervisor is None and time.monotonic() >= self._alone_until
+
+    def _watch(self, supervisor: int | None) -> None:
+        if self._supervisor is not None:
+            os.close(self._supervisor)
+        self._supervisor = supervisor
 
     def _serve(self, wake_fds: list[int]) -> None:
         timeout = max(0.0, self._next_beat - time.monotonic())
@@ -87,16 +136,16 @@ class Session:
         try:
             self._device.run(wake_fds, timeout)
         except BlamedError as error:
-            self._serving = False
+            self._phase = "idle"
             self._give_back()
             self._failed("serve", error)
 
     def _beat_if_due(self) -> None:
         now = time.monotonic()
         if now >= self._next_beat:
-            self._next_beat = now + self._spec.beat
             # A lost beat is followed by another; waiting for it would hold up the ring.
-            self._bus.offer(Beat, counters=self._device.counters())
+            taken = self._bus.offer(Beat, counters=self._device.counters())
+            self._next_beat = now + (self._spec.beat if taken else min(BEAT_RETRY, self._spec.beat))
 
     def _obey_all(self) -> None:
         while not self._stopping and (message := self._bus.receive()) is not None:
@@ -111,6 +160,7 @@ class Session:
             case Initialise():
                 self._hook("initialise", lambda: self._initialise(message))
             case Connected():
+                self._greeted = True
                 self._hook("connected", device.connected)
             case Disconnect():
                 self._hook("disconnect", self._disconnect)
@@ -122,6 +172,8 @@ class Session:
                 self._hook("serve", lambda: device.frontend_changed(node, untrusted))
             case SetLogLevel(level=level):
                 self._log.set_level(level)
+            case Adopt(supervisor_pid=pid):
+                self._adopted(pid)
 
     def _hook(self, stage: str, hook: Callable[[], None]) -> None:
         try:
@@ -130,24 +182,52 @@ class Session:
             self._failed(stage, error)
 
     def _init(self, message: Init) -> None:
-        self._bus.send(Initialised, nodes=self._device.init(message.backend))
+        self._phase, self._greeted = "idle", False
+        self._nodes = self._device.init(message.backend)
+        self._phase = "ready"
+        self._say(Initialised, nodes=self._nodes)
 
     def _initialise(self, message: Initialise) -> None:
         if self._serving:
             raise BackendBug(f"initialise: {self._device.device}: serving already")
-        nodes = self._device.initialise(message.backend, message.frontend, resume=message.resume)
-        self._serving = True
-        self._bus.send(Attached, nodes=nodes)
+        self._phase = "idle"
+        self._nodes = self._device.initialise(
+            message.backend, message.frontend, resume=message.resume
+        )
+        self._phase = "serving"
+        self._say(Attached, nodes=self._nodes)
 
     def _disconnect(self) -> None:
-        self._serving = False
+        self._phase = "idle"
+        self._published.clear()
         self._device.disconnect()
-        self._bus.send(Disconnected)
+        self._say(Disconnected)
 
     def _stop(self) -> None:
         self._stopping = True
-        self._serving = False
+        self._phase = "idle"
         self._device.disconnect()
+
+    def _adopted(self, supervisor_pid: int) -> None:
+        """A new supervisor speaks; if it died since, this worker is as alone as before."""
+        supervisor = watch_process(supervisor_pid)
+        if supervisor is None:
+            return
+        self._watch(supervisor)
+        self._log.info("supervisor: process %d takes over", supervisor_pid)
+        self._bus.count_anew()
+        stage, blame, text = self._failure
+        self._say(
+            Present,
+            phase=self._phase,
+            greeted=self._greeted,
+            nodes=self._nodes,
+            stage=stage,
+            blame=blame,
+            text=text,
+        )
+        if self._published:
+            self._say(Publish, nodes=self._published, rewrite_state=True)
 
     def _give_back(self) -> None:
         self._device.drain = min(self._device.drain, UNASKED_DRAIN)
@@ -160,7 +240,18 @@ class Session:
         # The supervisor logs what it is told, and bounds what a guest can cause of it.
         level = logging.DEBUG if error.blame is Blame.GUEST else error.log_level
         self._log.guest(level, "%s: %s", stage, error)
-        self._bus.send(Failed, stage=stage, blame=error.blame, text=str(error)[:TEXT_MAX])
+        self._failure = stage, error.blame, str(error)[:TEXT_MAX]
+        self._say(Failed, stage=stage, blame=error.blame, text=str(error)[:TEXT_MAX])
+
+    def _say(self, kind: type[Message], **fields: Any) -> None:
+        """Send what `Present` would tell as well."""
+        if self._supervisor is None:
+            return
+        try:
+            self._bus.send(kind, **fields)
+        except HostError as error:
+            # It lives and does not listen: stopped, or being replaced by a new image.
+            self._log.warning("%s: %s", kind.__name__, error)
 
 
 def watch_process(pid: int) -> int | None:

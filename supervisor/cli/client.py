@@ -72,15 +72,17 @@ class Client:
         self._disconnect()
         self._context.destroy(linger=0)
 
-    def ask(self, request: control.AnyRequest, expected: type[ReplyT]) -> ReplyT:
-        """Send a request and wait for its reply.
+    def ask(
+        self, request: control.AnyRequest, expected: type[ReplyT], *, patient: bool = False
+    ) -> ReplyT:
+        """Send a request and wait for its reply; `patient`: as long as there is a supervisor.
 
         Raises:
             UnavailableError: nobody there, or no reply in time.
             RefusedError: the supervisor refused.
             BackendBug: the reply is not what the request is answered by.
         """
-        data = self._exchange(control.encode(request))
+        data = self._exchange(control.encode(request), patient)
         try:
             reply = control.decode_reply(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -97,7 +99,7 @@ class Client:
             )
         return reply
 
-    def _exchange(self, data: bytes) -> bytes:
+    def _exchange(self, data: bytes, patient: bool) -> bytes:
         if self._socket is None:
             # ZeroMQ connects for ever in the background; whether somebody listens is asked first.
             check_listening(self._path)
@@ -107,7 +109,9 @@ class Client:
         limit = round(self._timeout * 1000)
         if self._socket.poll(limit, zmq.POLLOUT):
             self._socket.send(data, zmq.NOBLOCK)
-            if self._socket.poll(limit, zmq.POLLIN):
+            while not (there := self._socket.poll(limit, zmq.POLLIN)) and patient:
+                check_listening(self._path)
+            if there:
                 return self._socket.recv_multipart(zmq.NOBLOCK)[-1]
         # A late reply must not be taken for that of the next request.
         self._disconnect()

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 The process stays in the foreground and logs to standard error. SIGTERM stops it in order,
-SIGHUP (or xenbackd reload) applies a changed configuration file.
+SIGHUP (or xenbackd reload) applies a changed configuration file, SIGUSR2 (or xenbackd upgrade)
+replaces the supervisor by the code now installed. If it dies, its workers serve on, and the next
+serve takes them over.
 
 examples:
   xenbackd serve -c /etc/xenbackd/xenbackd.yaml
@@ -40,18 +42,30 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="start the embedded hypervisor as well and serve its guests; stop it at the end",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="load all that is needed, check the configuration, and end; upgrade tries it so",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the supervisor until it is told to stop."""
     if args.loaded is None:
         settings.resolve(args, settings.SYSTEM_CONFIG)
-    from supervisor.daemon import serve
 
     def override(config: Config) -> Config:
         return effective(config, args)
 
-    return int(serve(override(args.loaded), args.config.absolute(), override, args.embedded))
+    config = override(args.loaded)
+    if args.check:
+        from supervisor.upgrade import rehearse
+
+        rehearse(config)
+        return 0
+    from supervisor.service import serve
+
+    return int(serve(config, args.config.absolute(), override, args.embedded))
 
 
 def effective(config: Config, args: argparse.Namespace) -> Config:

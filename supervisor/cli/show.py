@@ -113,6 +113,8 @@ _HOLDS: Final = {
     "config": "config: the operator must change something; then, or after `xenbackd restart"
     " DEVICE`, it is tried again",
     "guest": "guest: the frontend broke the protocol; it must close and start anew",
+    "unkillable": "unkillable: its worker does not die of SIGKILL (a disk that does not answer?);"
+    " nothing else serves the device until it does",
     "disabled": "disabled: the type is switched off in the configuration",
 }
 

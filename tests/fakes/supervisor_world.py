@@ -20,6 +20,7 @@ from supervisor.bus import BusListener
 from supervisor.device import Device
 from supervisor.events import EventLog
 from supervisor.publisher import Publisher
+from supervisor.records import WorkerRecord
 from supervisor.registry import Registry
 from supervisor.scanner import Scanner
 from supervisor.services import Services
@@ -160,6 +161,16 @@ class FakeWorkers:
         self._pid += 1
         asyncio.get_running_loop().call_soon(owner.worker_forked, self._pid)
 
+    def adopt(self, device: DeviceId, *rest: Any) -> None:
+        """Of the spawner (pidfd, owner), then of the bus (generation, pid, listener)."""
+        if device not in self.specs:
+            self.owners[device] = rest[-1]
+            self.specs[device] = spec_of(device)
+            self.orders[device] = []
+        else:
+            generation, _, self.listeners[device] = rest
+            self.specs[device] = spec_of(device, generation)
+
     def said_hello(self, device: DeviceId) -> None:
         pass
 
@@ -219,12 +230,41 @@ class FakeWorkers:
         return [order for order in self.orders[device] if isinstance(order, kind)][-1]
 
 
+def spec_of(device: DeviceId, generation: int = 1) -> WorkerSpec:
+    """What an earlier supervisor started a worker with."""
+    return WorkerSpec(
+        device=device,
+        generation=generation,
+        backend_domid=0,
+        handler="block",
+        options={},
+        endpoint="/nowhere/workers.sock",
+        hypervisor="embedded",
+        embedded_dir="/nowhere",
+        supervisor_pid=1,
+    )
+
+
+class FakeRecords:
+    """Files of the devices, in a dictionary."""
+
+    def __init__(self) -> None:
+        self.files: dict[DeviceId, WorkerRecord] = {}
+
+    def write(self, record: WorkerRecord) -> None:
+        self.files[record.device] = record
+
+    def remove(self, device: DeviceId) -> None:
+        self.files.pop(device, None)
+
+
 class World:
     """A scanner and its devices in fake surroundings."""
 
     def __init__(self, config: Config | None = None, store: FakeStore | None = None) -> None:
         self.store = store or FakeStore()
         self.workers = FakeWorkers()
+        self.records = FakeRecords()
         self.registry: Registry[Device] = Registry()
         self.events = EventLog()
         self.services = Services(
@@ -233,6 +273,7 @@ class World:
             publisher=Publisher(self.store, OWN),
             processes=self.workers,
             messages=self.workers,
+            records=self.records,
             events=self.events,
             clock=asyncio.get_running_loop().time,
             forget=lambda device: self.scanner.forget(device),

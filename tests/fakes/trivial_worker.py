@@ -2,7 +2,7 @@
 """A worker without a device: answers every order, or misbehaves as its options say.
 
 `options = {"mode": …}`: normal, mute (never says Hello), exit:N, garbage, gap, huge,
-modules, publish.
+modules, present, publish.
 """
 
 from __future__ import annotations
@@ -46,14 +46,18 @@ class Worker:
             loaded = sum(1 for name in sys.modules if name.split(".")[0] == "supervisor")
             secrets = sum(1 for name in os.environ if name.startswith("XBD_SECRET"))
             self.say(m.Beat, counters={"supervisor": loaded, "secrets": secrets})
+        elif mode == "present":
+            self.say(m.Present, phase="serving", greeted=True, nodes={})
         elif mode == "publish":
             self.say(m.Publish, nodes={"state": b"6"})
 
     def serve(self) -> None:
+        phase = "idle"
         poller = zmq.Poller()
         poller.register(self.socket, zmq.POLLIN)
         parent = os.pidfd_open(self.spec.supervisor_pid)
-        poller.register(parent, zmq.POLLIN)
+        if not self.spec.orphan_grace:
+            poller.register(parent, zmq.POLLIN)
         while True:
             ready = dict(poller.poll(round(self.spec.beat * 1000)))
             if parent in ready:
@@ -62,11 +66,18 @@ class Worker:
                 self.say(m.Beat, counters={})
                 continue
             match m.decode_to_worker(self.socket.recv()):
+                case m.Adopt():
+                    self.seq = 0
+                    nodes = {"feature-x": b"1"}
+                    self.say(m.Present, phase=phase, greeted=False, nodes=nodes)
                 case m.Init():
+                    phase = "ready"
                     self.say(m.Initialised, nodes={"feature-x": b"1"})
                 case m.Initialise():
+                    phase = "serving"
                     self.say(m.Attached, nodes={"sectors": b"8"})
                 case m.Disconnect():
+                    phase = "idle"
                     self.say(m.Disconnected)
                 case m.Stop():
                     sys.exit(0)

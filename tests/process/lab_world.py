@@ -60,6 +60,7 @@ class Guest(NamedTuple):
     """The guest's own connection."""
     disk: BlockFrontend
     kind: str = "vbd"
+    image: str = ""
 
     @property
     def device(self) -> str:
@@ -155,7 +156,7 @@ class World:
             attach_disk(dom0, domain.domid, spec)
             with BlockingXenstore(directory / "xenstored" / "domain" / str(domain.domid)) as xs:
                 disk = BlockFrontend(domain, xs, DEVID, **options)
-                yield Guest(self.lab, dom0, domain, xs, disk, kind)
+                yield Guest(self.lab, dom0, domain, xs, disk, kind, path)
                 disk.release()
 
     # --- what is said

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -122,6 +123,10 @@ class Setup:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for path in (self.directory / "workers").glob("*[0-9]"):
+            if pid := json.loads(path.read_bytes())["pid"]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -196,26 +201,37 @@ def test_daemon_stop_leaves_states_and_the_next_one_resumes(setup: Setup) -> Non
     assert setup.state(3, 1) == b"4"
 
 
-def test_daemon_killed_supervisor_is_followed_by_one_that_waits_for_the_workers(
+def test_daemon_silent_worker_of_a_killed_supervisor_is_killed_before_its_successor(
     setup: Setup,
 ) -> None:
-    """A stopped worker of a killed supervisor keeps the next one from starting beside it."""
+    """A stopped worker does not come back: it is dead before another one serves its device."""
+    setup.config.write_text(setup.config.read_text().replace("hello: 5", "hello: 1, beat: 0.1"))
     setup.xenstored()
     setup.plug(3, 1)
     process = setup.supervisor()
     worker = setup.wait_phase("vbd/3/1", "serving").pid
     assert worker is not None
     os.kill(worker, signal.SIGSTOP)
-    try:
-        process.kill()
-        process.wait()
-        setup.config.write_text(setup.config.read_text().replace("drain: 5", "drain: 0.5"))
-        assert setup.supervisor().wait(DEADLINE) == 75
-        assert "workers of a former xenbackd still run" in setup.log.read_text()
-    finally:
-        os.kill(worker, signal.SIGCONT)
+    process.kill()
+    process.wait()
+    setup.supervisor()
+    assert setup.wait_phase("vbd/3/1", "serving", generation=2).pid != worker
+    assert "did not come back" in setup.log.read_text()
+
+
+def test_daemon_worker_without_a_file_is_found_by_its_lock(setup: Setup) -> None:
+    """The file is lost: the worker is found by the kernel's word, killed, and then succeeded."""
+    setup.xenstored()
+    setup.plug(3, 1)
+    process = setup.supervisor()
+    worker = setup.wait_phase("vbd/3/1", "serving").pid
+    assert worker is not None
+    process.kill()
+    process.wait()
+    (setup.directory / "workers" / "vbd-3-1").unlink()
     setup.supervisor()
     assert setup.wait_phase("vbd/3/1", "serving").pid != worker
+    assert f"process {worker} serves it and nobody knows of it" in setup.log.read_text()
 
 
 def test_daemon_xenstored_gone_and_back_serves_on_and_scans_again(setup: Setup) -> None:

@@ -22,6 +22,7 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.worker_spec import WorkerSpec
 from supervisor.bus import Bus
+from supervisor.records import Records
 from supervisor.spawner import Spawner
 
 ENTRY = "tests.fakes.trivial_worker:run"
@@ -72,6 +73,9 @@ class Owner:
     def worker_said(self, message: m.FromWorker) -> None:
         self.heard.put_nowait(message)
 
+    def worker_came_back(self) -> None:
+        self.heard.put_nowait("came back")
+
     def worker_broke_protocol(self, error: BackendBug) -> None:
         self.heard.put_nowait(error)
 
@@ -82,8 +86,14 @@ class Host:
     def __init__(self, directory: Path, parallel: int = 8) -> None:
         self.context: zmq.Context[Any] = zmq.Context()
         self.bus = Bus(self.context, directory / "workers.sock")
+        self.records = Records(directory)
+        self.records.load()
         self.spawner = Spawner(
-            parallel=parallel, entry_point=ENTRY, preload=["tests.fakes.trivial_worker"]
+            parallel=parallel,
+            entry_point=ENTRY,
+            preload=["tests.fakes.trivial_worker"],
+            locks=self.records,
+            directory=directory / "fork",
         )
         self.bus.starts_pending = self.spawner.pids_pending
 
@@ -237,7 +247,7 @@ def test_spawner_fork_server_killed_workers_live_on_and_new_ones_start(directory
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("mode", ["garbage", "gap", "huge"])
+@pytest.mark.parametrize("mode", ["garbage", "gap", "huge", "present"])
 def test_bus_worker_that_breaks_the_schema_is_denounced(directory: Path, mode: str) -> None:
     """Garbage, a lost message, or one so large that ZeroMQ cut the connection."""
 

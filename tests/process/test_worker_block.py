@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from shared.errors import Blame
 from shared.messages import (
+    Adopt,
     Attached,
     Connected,
     Disconnect,
@@ -22,9 +24,11 @@ from shared.messages import (
     Init,
     Initialise,
     Initialised,
+    Present,
     SetLogLevel,
     Stop,
 )
+from tests.fakes.waiting import wait_until
 from tests.fakes.worker_bench import Bench, worker_bench
 
 
@@ -182,6 +186,95 @@ def test_worker_supervisor_dead_finishes_and_ends(bench: Bench) -> None:
     assert code == 0
     assert "supervisor: gone" in log
     assert guest.domain.end_access(int(guest.nodes["ring-ref"]))
+
+
+@pytest.fixture
+def former() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is a supervisor as far as a worker can tell."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """As a crash would."""
+    process.kill()
+    process.wait()
+
+
+def watches_a_process(pid: int) -> bool:
+    """Whether a process has a descriptor of another one."""
+    links = [entry.readlink() for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return any("pidfd" in str(link) for link in links)
+
+
+def test_worker_orphan_serves_on_and_says_what_it_is_doing(
+    bench: Bench, former: subprocess.Popen[bytes]
+) -> None:
+    """Without a supervisor I/O goes on; the next one is told phase and nodes, and obeyed."""
+    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=60)
+    worker.serve(bench.backend, guest)
+    end(former)
+    data = os.urandom(4096)
+    guest.ring.write(0, data)
+    assert guest.ring.read(0, 8) == data
+
+    present = worker.ask(Present, Adopt, supervisor_pid=os.getpid())
+
+    assert (present.phase, present.seq, present.greeted, present.text) == ("serving", 0, False, "")
+    assert present.nodes["sectors"] == b"2048"
+    assert worker.ask(Disconnected, Disconnect).seq > 0
+    worker.send(Stop)
+    assert worker.finish()[0] == 0
+
+
+def test_worker_orphan_that_nobody_adopts_ends_in_order(
+    bench: Bench, former: subprocess.Popen[bytes]
+) -> None:
+    """After `orphan_grace` it gives everything back and ends with status 0."""
+    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=0.3)
+    worker.serve(bench.backend, guest)
+    end(former)
+
+    code, log = worker.finish()
+
+    assert code == 0
+    assert "serving on for up to 0.3 s" in log
+    assert guest.domain.end_access(int(guest.nodes["ring-ref"]))
+
+
+def test_worker_orphan_told_of_a_dead_supervisor_stays_an_orphan(
+    bench: Bench, former: subprocess.Popen[bytes]
+) -> None:
+    """One that died between its order and now: no answer, and the grace runs on."""
+    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=1)
+    worker.serve(bench.backend, guest)
+    end(former)
+    worker.send(Adopt, supervisor_pid=former.pid)
+
+    assert worker.finish()[0] == 0
+
+
+def test_worker_orphan_keeps_a_failure_until_somebody_hears_it(
+    bench: Bench, former: subprocess.Popen[bytes]
+) -> None:
+    """The guest breaks its ring while there is no supervisor: told by `Present`."""
+    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=60)
+    worker.serve(bench.backend, guest)
+    end(former)
+    wait_until(lambda: not watches_a_process(worker.process.pid), "the worker to notice")
+    guest.ring.poke(0, 1000)
+    guest.ring.notify()
+    while "in_flight" in worker.wait_for_beat().counters:
+        pass  # the counters are gone with the ring
+
+    present = worker.ask(Present, Adopt, supervisor_pid=os.getpid())
+
+    assert (present.phase, present.stage, present.blame) == ("idle", "serve", Blame.GUEST)
+    assert "makes no sense" in present.text
 
 
 def test_s25_worker_log_level_changes_at_run_time(bench: Bench) -> None:

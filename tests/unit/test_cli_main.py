@@ -208,7 +208,7 @@ def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Served:
         calls.append((config, path, override, embedded))
         return 7
 
-    monkeypatch.setitem(sys.modules, "supervisor.daemon", types.SimpleNamespace(serve=fake))
+    monkeypatch.setitem(sys.modules, "supervisor.service", types.SimpleNamespace(serve=fake))
     assert cli.main(arguments) == 7
     return calls[0]
 

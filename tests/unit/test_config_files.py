@@ -115,13 +115,14 @@ def unit() -> configparser.ConfigParser:
     ("key", "expected"),
     [
         ("Type", "notify"),
-        ("KillMode", "mixed"),
+        ("KillMode", "process"),
+        ("RuntimeDirectoryPreserve", "yes"),
         ("RestartPreventExitStatus", "78"),
         ("OOMPolicy", "continue"),
     ],
 )
 def test_service_has_what_a_supervisor_of_workers_needs(key: str, expected: str) -> None:
-    """Workers are stopped by their supervisor, and its exit codes are understood."""
+    """Workers are stopped by their supervisor, outlive its crash, and its exit codes are known."""
     assert expected == unit()["Service"][key]
 
 

@@ -22,7 +22,6 @@ from config.model import (
     RestartConfig,
     TypeConfig,
     drain_of,
-    longest_drain,
 )
 from config.nodes import DEPTH_MAX, SIZE_MAX
 
@@ -109,24 +108,13 @@ def test_config_drain_is_the_files_or_the_handlers(
     assert drain_of(DeviceTimeouts(drain=general), handler) == expected
 
 
-def test_config_longest_drain_is_that_of_the_slowest_type() -> None:
-    """So long nobody takes a former supervisor's workers for hung."""
-    text = """
-types:
-  vbd: {handler: block, timeouts: {drain: 50}}
-  qdisk: {handler: block}
-"""
-    assert longest_drain(loads(text, "x.yaml")) == 50
-    assert longest_drain(Config()) == 10
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (
             "types:\n  vbd:\n    handler: block\n    poll: 3\n",
             "x.yaml:4: types.vbd.poll: unknown key; allowed: enabled, handler, log_level,"
-            " options, restart",
+            " options, orphan, orphan_grace, restart",
         ),
         ("lgo: {}", "x.yaml:1: lgo: unknown key; did you mean log? allowed: "),
         ("log:\n  level: info\nlog: {}", "x.yaml:3: log: stands twice; the first is in line 1"),

@@ -12,6 +12,7 @@ from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, Blame
 from shared.lifecycle_types import Hold, WorkerPhase
+from supervisor.reload import reconfigure
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
 from tests.fakes.supervisor_world import ERROR, VBD, world_of
 
@@ -274,7 +275,8 @@ async def test_device_held_for_config_tries_again_after_a_reload() -> None:
     world.workers.exits(VBD, 78)
     await settle()
     assert Hold.CONFIG is world.device().lifecycle.hold
-    world.device().reconfigure(TypeConfig(handler="block", options={"poll_us": 1}))
+    changed = TypeConfig(handler="block", options={"poll_us": 1})
+    reconfigure(world.device(), changed, world.services.config)
     await settle()
     assert world.workers.specs[VBD].options == {"poll_us": 1}
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""What of one device's worker a successor of this supervisor must know, kept up to date on disk."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.worker_spec import WorkerSpec
+from supervisor.policy import Memory
+from supervisor.records import WorkerRecord, digest, start_time
+from supervisor.services import Files
+
+
+class WorkerFile:
+    """The record of one device (`supervisor.records`), None before its first worker."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._record: WorkerRecord | None = None
+
+    @property
+    def ring(self) -> str:
+        """`ring_identity` of what the worker was last connected with; "" if it was not."""
+        return "" if self._record is None else self._record.ring
+
+    def found(self, record: WorkerRecord) -> None:
+        """Go on with what an earlier supervisor wrote."""
+        self._record = record
+
+    def begin(self, spec: WorkerSpec, frontend_path: str, memory: Memory) -> None:
+        """A worker is asked for: written before it can exist."""
+        self._write(
+            WorkerRecord(
+                device=spec.device,
+                generation=spec.generation,
+                handler=spec.handler,
+                options=digest(spec.options),
+                frontend_path=frontend_path,
+                memory=memory,
+            )
+        )
+
+    def forked(self, pid: int) -> None:
+        """It has a process."""
+        self._change(pid=pid, start_time=start_time(pid))
+
+    def ring_given(self, identity: str) -> None:
+        """The frontend's snapshot is on its way to it."""
+        self._change(ring=identity)
+
+    def over(self, *, quarantined: bool, memory: Memory) -> None:
+        """It is dead; only a quarantine is worth remembering."""
+        if self._record is not None:
+            self._files.remove(self._record.device)
+        if quarantined:
+            self._change(pid=None, quarantined=True, memory=memory)
+
+    def _change(self, **fields: object) -> None:
+        if self._record is not None:
+            self._write(msgspec.structs.replace(self._record, **fields))
+
+    def _write(self, record: WorkerRecord) -> None:
+        self._record = record
+        self._files.write(record)
