@@ -25,7 +25,7 @@ columns:
   STATE     xenbus state of the backend; and why no worker is started: backoff (waits before the
             next try), budget (too many restarts of its guest's devices), quarantined (failed too
             often: `xenbackd clear`), config (somebody must change something), guest (its frontend
-            broke the protocol and must start anew)
+            broke the protocol and must start anew), unkillable (the last worker does not die)
   FRONTEND  xenbus state of the guest's end
   WORKER    process id and phase of the worker; late (no sign of life), slow or stalled (requests
             are pending and none is finished)
@@ -103,7 +103,7 @@ def blocks(reply: control.StatusReply, rates: dict[str, str] | None = None) -> l
 
 def severity(device: control.DeviceStatus) -> int:
     """How much a device needs attention: 2 somebody must act, 1 it is not well, 0 fine."""
-    if device.hold in ("quarantined", "config", "guest"):
+    if device.hold in ("quarantined", "config", "guest", "unkillable"):
         return 2
     return 1 if device.hold in ("backoff", "budget") or device.health or device.error else 0
 
