@@ -249,8 +249,8 @@ class Supervisor:
         handlers = {
             signal.SIGTERM: self.stop,
             signal.SIGINT: self.stop,
-            signal.SIGHUP: lambda: self._on_signal("reload", self.reload),
-            signal.SIGUSR2: lambda: self._on_signal("upgrade", self.upgrade),
+            signal.SIGHUP: lambda: self._on_signal("reload", "the old configuration", self.reload),
+            signal.SIGUSR2: lambda: self._on_signal("upgrade", "the old image", self.upgrade),
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
@@ -301,12 +301,12 @@ class Supervisor:
         notify("STATUS=serving")
         await self._scanner.rescan()
 
-    def _on_signal(self, what: str, does: Callable[[], Awaitable[str]]) -> None:
+    def _on_signal(self, what: str, kept: str, does: Callable[[], Awaitable[str]]) -> None:
         async def perform() -> None:
             try:
                 _log.info("%s: %s", what, await does())
             except BlamedError as error:
-                _log.error("%s: all stays as it was: %s", what, error)
+                _log.error("%s: %s stays: %s", what, kept, error)
 
         self._spawn(perform())
 
