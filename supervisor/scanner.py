@@ -7,8 +7,8 @@ covers is read, so nothing falls between; events are hints, what counts is what 
 
 Invariants:
 
-- What an earlier supervisor left (`Services.orphans`) becomes a device in any case, also one that is
-  gone already, or of a type that is off: its worker must have an owner.
+- What an earlier supervisor left (`Services.orphans`) becomes a device, even if it is gone already
+  or of a type that is off: its worker must have an owner.
 - Devices are taken up at most `PARALLEL` at a time, each by one task; an event about a device that
   is being taken up makes it looked at once more.
 - A domain that xenstored does not know (dead, or not yet introduced) has no devices: what still
@@ -171,8 +171,7 @@ class Scanner:
             device.frontend_event(untrusted_node)
 
     def _backend_changed(self, type_: str, path: str) -> None:
-        where = parse_backend(type_path(self._services.own_path, type_), path)
-        if where is None:
+        if (where := parse_backend(type_path(self._services.own_path, type_), path)) is None:
             return
         if where.domid is None or where.devid is None:
             # A level above the devices: something was made or removed as a whole.
@@ -239,8 +238,8 @@ class Scanner:
 
     def look(self, id_: DeviceId) -> None:
         """Take the device up if there is one to take up; what is known already is left alone."""
-        left = id_ in self._services.orphans
-        if (left or id_.type in self._handlers) and id_ not in self._registry:
+        wanted = id_.type in self._handlers or id_ in self._services.orphans
+        if wanted and id_ not in self._registry:
             self._queue[id_] = None
             self._pump()
 
@@ -275,7 +274,7 @@ class Scanner:
         services = self._services
         path = backend_path(services.own_path, id_)
         orphan = services.orphans.get(id_)
-        if id_ in self._registry or (orphan is None and id_.type not in self._handlers):
+        if id_ in self._registry or not (orphan or id_.type in self._handlers):
             return
         seen, introduced = await asyncio.gather(
             probe.backend(services.store, path),
@@ -323,14 +322,12 @@ class Scanner:
 
     def _end_orphan(self, id_: DeviceId) -> None:
         """There is no device to serve: a worker that was left for it is ended in order."""
-        orphan = self._services.orphans.pop(id_, None)
-        if orphan is None:
-            return
-        path, services = orphan.record.frontend_path, self._services
-        self._registry.add(device := make_device(id_, path, services, self._handlers, orphan))
-        device.feed(t.TakeUp(XenbusState.CLOSED, XenbusState.UNKNOWN, online=False))
-        device.adopt(orphan)
-        device.gone()
+        if (orphan := self._services.orphans.pop(id_, None)) is not None:
+            path, services = orphan.record.frontend_path, self._services
+            self._registry.add(device := make_device(id_, path, services, self._handlers, orphan))
+            device.feed(t.TakeUp(XenbusState.CLOSED, XenbusState.UNKNOWN, online=False))
+            device.adopt(orphan)
+            device.gone()
 
     async def _refuse(self, id_: DeviceId, blame: Blame, text: str) -> None:
         if self._told.get(id_) == text:
