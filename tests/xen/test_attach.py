@@ -13,7 +13,7 @@ from tests.xen.bed.guest import XVDA, XVDC, Guest
 
 pytestmark = pytest.mark.xen
 
-ENDLESS: Final = "--rw=randwrite --bs=4k --size=4m --iodepth=8 --time_based --runtime=900"
+ENDLESS: Final = "--rw=randwrite --bs=4k --size=1m --iodepth=8 --time_based --runtime=900"
 
 
 @pytest.fixture(scope="module")
