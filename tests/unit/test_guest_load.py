@@ -70,6 +70,8 @@ def test_load_config_whole_disk_is_the_region_by_default() -> None:
         LoadConfig(size=(1 << 20) + 512),
         LoadConfig(block_size=2 << 20),
         LoadConfig(size=2048),
+        LoadConfig(verify=True, verify_unit=1000),
+        LoadConfig(verify=True, verify_unit=1024, block_size=512),
     ],
 )
 def test_load_config_impossible_figures_are_config_error(config: LoadConfig) -> None:

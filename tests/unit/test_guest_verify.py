@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import array
 import threading
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +53,53 @@ def test_load_runtime_ends_it() -> None:
         result = run(loop, rw="randread", depth=4, runtime=0.05)
         assert 0.05 <= result.elapsed < 2
         assert result.reads > 0
+
+
+def test_load_tick_bounds_what_begins_and_takes_a_stop() -> None:
+    """Two I/Os a tick: no more begin than ticks have come, and none is made up for."""
+    with Loop() as loop:
+        result = run(loop, rw="randread", depth=2, runtime=0.1, tick=0.02)
+        assert 2 <= result.reads <= 2 * (result.elapsed / 0.02 + 1)
+        assert (result.end, result.in_flight) == ("done", 0)
+
+
+def test_load_tick_longer_than_the_stall_is_not_stuck() -> None:
+    """A guest that asks for nothing waits for nobody."""
+    with Loop() as loop:
+        result = run(loop, rw="randread", depth=1, runtime=0.1, tick=0.1, stall=0.02)
+        assert result.end == "done"
+
+
+def test_load_record_holds_each_io_with_its_times(tmp_path: Path) -> None:
+    """As many records as I/Os, in the order of their answers, appended by the next load."""
+    path = tmp_path / "record"
+    with Loop() as loop:
+        for _ in range(2):
+            run(loop, rw="randrw", depth=4, total=700 * 4096, record=str(path))
+    moments = array.array("Q", path.read_bytes())
+    starts, ends = moments[0::2], moments[1::2]
+    assert len(starts) == 1400
+    assert list(ends) == sorted(ends)
+    assert all(start <= end for start, end in zip(starts, ends, strict=True))
+
+
+def test_load_record_that_cannot_be_written_is_told() -> None:
+    """A full disk ends the load as a failure of the host, not as one of the backend."""
+    with Loop() as loop:
+        result = run(loop, rw="randread", depth=4, total=2000 * 4096, record="/dev/full")
+        assert result.end == "host"
+        assert not result.ok
+
+
+def test_verify_loads_of_several_block_sizes_share_what_they_know() -> None:
+    """With one unit for all, what one load wrote is compared by the next of another size."""
+    with Loop() as loop, closing(VerifyTable(BYTES, 512)) as table:
+        run(loop, table, rw="write", block_size=4096, verify=True, verify_unit=512)
+        for block in (512, 1024, 65536):
+            result = run(
+                loop, table, rw="read", block_size=block, depth=4, verify=True, verify_unit=512
+            )
+            assert (result.verified, result.mismatches) == (BYTES // 512, 0)
 
 
 def test_load_read_percent_is_kept_about() -> None:

@@ -63,13 +63,20 @@ class LoadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     stall: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """Seconds without any answer after which the run ends as "stuck"."""
     seed: Annotated[int, Meta(ge=0, le=2**62)] = 0x5EED
+    tick: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    """Seconds; 0: `depth` I/Os in flight all the time, else at most `depth` begin in each tick."""
+    record: str = ""
+    """File to which the beginning and the end of every I/O are appended; "": none."""
+    verify_unit: Annotated[int, Meta(ge=0, le=4096)] = 0
+    """Bytes that are verified as one; 0: as many as possible. Loads of different block sizes need
+    the same one, for what is known of the disk is kept by unit."""
     data_pages: Annotated[int, Meta(ge=0, le=65536)] = 0
     """Data pages to use at least; 0: as many as depth and block size need, 1056 at most."""
 
     @property
     def unit(self) -> int:
         """Bytes of one verified unit: the largest that divides both a page and a block."""
-        return math.gcd(self.block_size, 4096)
+        return self.verify_unit or math.gcd(self.block_size, 4096)
 
     def check(self, disk_bytes: int) -> LoadConfig:
         """The same with its region made definite.
@@ -79,6 +86,8 @@ class LoadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """
         if self.block_size % SECTOR or self.offset % SECTOR:
             raise ConfigError("load: block size and offset: must be multiples of 512")
+        if self.verify and (self.unit % SECTOR or math.gcd(self.block_size, 4096) % self.unit):
+            raise ConfigError("load: verify_unit: must divide both a block and a page")
         if self.verify and self.offset % self.unit:
             raise ConfigError(f"load: offset: must be a multiple of {self.unit} to verify")
         size = self.size or max(0, disk_bytes - self.offset)

@@ -8,10 +8,11 @@ and `in_flight`. The memory must outlive it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +28,7 @@ from shared.embedded.guest.load import (
     latency,
 )
 from shared.embedded.guest.native._front import ffi, lib
-from shared.errors import BackendBug, HostError
+from shared.errors import BackendBug, ConfigError, HostError
 
 SECTOR: Final = 512
 OP_FLUSH: Final = 3
@@ -262,6 +263,7 @@ class FrontRing:
         native.total_bytes = config.total
         native.poll_ns = config.poll_us * 1000
         native.stall_ns = int(config.stall * _NS)
+        native.tick_ns = int(config.tick * _NS)
         native.seed = config.seed
         if table is not None and config.verify:
             native.table = table.handle
@@ -269,7 +271,8 @@ class FrontRing:
         result = ffi.new("struct front_result *")
         self._running = result
         try:
-            self._check(lib.front_run(self._front, native, result), "load")
+            with _record_file(config.record) as native.record_fd:
+                self._check(lib.front_run(self._front, native, result), "load")
         finally:
             self._running = None
         return _result(result)
@@ -332,6 +335,22 @@ class FrontRing:
         """Forget the ring; its pages are the owner's again. Idempotent."""
         front, self._front = self._front, ffi.NULL
         lib.front_close(front)
+
+
+@contextlib.contextmanager
+def _record_file(path: str) -> Iterator[int]:
+    """Descriptor of the file for the records, -1 for none."""
+    if not path:
+        yield -1
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"load: record: {path}: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _result(native: Any) -> LoadResult:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 _HERE = "shared/embedded/guest/native"
-_UNITS = ("handle", "ring", "transfer", "verify", "schedule", "load", "loopback")
+_UNITS = ("handle", "ring", "transfer", "verify", "schedule", "load", "record", "loopback")
 
 
 def _declarations() -> str:

@@ -69,9 +69,17 @@ struct front_config {
     uint64_t total_bytes;        /* 0: no limit; both 0: the region once */
     uint64_t poll_ns;            /* watched before sleeping */
     uint64_t stall_ns;           /* no answer for so long is "stuck" */
+    uint64_t tick_ns;            /* 0: all the time; else at most depth I/Os begin per tick */
     uint64_t seed;
     struct front_table *table;   /* NULL: no verification */
     int readback;                /* verify what is known once more at the end */
+    int record_fd;               /* gets a struct front_record per I/O of the main phase; -1 */
+};
+
+/* CLOCK_MONOTONIC, which all processes of a machine share. */
+struct front_record {
+    uint64_t start_ns;
+    uint64_t end_ns;
 };
 
 struct front_mismatch {

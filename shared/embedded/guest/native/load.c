@@ -51,11 +51,30 @@ static int ask(struct load *load, struct io *io)
     return 1;
 }
 
+static int paced(const struct load *load)
+{
+    return load->config->tick_ns && !load->readback;
+}
+
+/* Ticks that came and went while nothing could begin are not made up for. */
+static void allow(struct load *load)
+{
+    if (!paced(load)) {
+        load->allowed = UINT32_MAX;
+    } else if (load->now >= load->next_tick) {
+        uint64_t next = load->next_tick + load->config->tick_ns;
+        load->next_tick = next > load->now ? next : load->now + load->config->tick_ns;
+        load->allowed = load->config->depth;
+    }
+}
+
 static int start_more(struct load *load)
 {
     if (load->partial && ask(load, load->partial))
         load->partial = NULL;
-    while (!load->partial && load->free_count && !load->ending && front_room(load->front, 1)) {
+    allow(load);
+    while (!load->partial && load->free_count && load->allowed && !load->ending &&
+           front_room(load->front, 1)) {
         uint64_t sector;
         int write;
         int found = load_pick(load, &sector, &write);
@@ -63,6 +82,7 @@ static int start_more(struct load *load)
             load->ending = 1;
         if (found <= 0)
             break;
+        load->allowed--;
         struct io *io = &load->ios[load->free_ios[--load->free_count]];
         *io = (struct io){.sector = sector, .start = load->now, .write = (uint8_t)write};
         if (load->config->table)
@@ -88,6 +108,7 @@ static void complete(struct load *load, struct io *io)
             result->first_error_sector = io->sector;
         }
     } else if (!load->readback) {
+        load_record(load, io);
         uint32_t bucket = front_bucket(load->now - io->start);
         if (io->write) {
             result->writes++;
@@ -137,6 +158,15 @@ static void check_time(struct load *load)
         load->ending = 1;
 }
 
+/* How long to wait for answers: not beyond the next tick if I/Os are to begin then. */
+static uint64_t until_tick(const struct load *load, uint64_t wait)
+{
+    if (!paced(load) || load->ending || load->allowed || !load->free_count)
+        return wait;
+    uint64_t left = load->next_tick > load->now ? load->next_tick - load->now : 0;
+    return left < wait || !busy(load) ? left : wait;
+}
+
 /* One phase: until nothing is to be started any more and everything is answered. */
 static int run_phase(struct load *load)
 {
@@ -147,6 +177,8 @@ static int run_phase(struct load *load)
             load->result->end = FRONT_END_STOPPED;
         }
         check_time(load);
+        if (!busy(load))
+            load->progress = load->now; /* nobody owes us an answer */
         int failed = start_more(load);
         if (failed)
             return failed;
@@ -156,16 +188,20 @@ static int run_phase(struct load *load)
         uint64_t silent = load->now - load->progress;
         uint64_t limit = stopping && load->config->stall_ns > STOP_NS ? STOP_NS
                                                                       : load->config->stall_ns;
-        int found = front_wait(load->front, load->config->poll_ns,
-                               limit > silent ? limit - silent : 0, !stopping);
-        if (found == 0)
+        uint64_t wait = limit > silent ? limit - silent : 0;
+        int found = front_wait(load->front, load->config->poll_ns, until_tick(load, wait),
+                               !stopping);
+        if (found == 0 && front_now() - load->progress >= limit && (busy(load) || !paced(load)))
             return -ETIMEDOUT;
-        if (found > 0)
+        int reaped = found > 0;
+        if (reaped)
             found = reap(load);
         if (found < 0 && found != -EINTR)
             return found;
+        if (load->record_error)
+            return load->record_error;
         /* Without verification no time to speak of has passed since reap took the time. */
-        if (load->config->table || found < 0)
+        if (load->config->table || found < 0 || !reaped)
             load->now = front_now();
     }
 }
@@ -245,8 +281,9 @@ int front_run(struct front *front, const struct front_config *config, struct fro
 
     if (!failed) {
         front->run++;
-        load.began = front_now();
+        load.began = load.next_tick = front_now();
         failed = run_phase(&load);
+        load_write_records(&load);
         result->elapsed_ns = front_now() - load.began;
         result->cpu_ns = thread_cpu() - cpu;
         result->notifies = front->counters.notifies - before.notifies;

@@ -15,6 +15,8 @@ struct io {
     uint8_t write;
 };
 
+#define LOAD_RECORDS 512u
+
 struct load {
     struct front *front;
     const struct front_config *config;
@@ -34,6 +36,11 @@ struct load {
     uint64_t began;
     int readback;          /* phase: 0 main, 1 reading back */
     int ending;            /* nothing new is started */
+    uint64_t next_tick;
+    uint32_t allowed;      /* I/Os that may still begin in this tick */
+    int record_error;      /* -errno of the record file */
+    uint32_t record_count;
+    struct front_record records[LOAD_RECORDS];
 };
 
 /* 1 and the next block, 0 none at present, -1 none any more. */
@@ -44,5 +51,9 @@ void load_mark(struct load *load, struct io *io);
 void load_fill(struct load *load, const struct io *io, const struct front_shadow *shadow);
 void load_check(struct load *load, const struct front_shadow *shadow);
 void load_unmark(struct load *load, const struct io *io);
+
+/* Keep when an I/O began and ended; write out what is kept. No effect without a file. */
+void load_record(struct load *load, const struct io *io);
+void load_write_records(struct load *load);
 
 #endif
