@@ -9,7 +9,7 @@ NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embed
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
-.PHONY: help setup demo test test-xen check format bench bench-devices bench-recovery bench-xen install clean
+.PHONY: help setup demo test test-xen check format bench bench-devices bench-recovery bench-xen chaos install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +39,9 @@ format: $(STAMP) ## rewrite to the house format
 
 bench: $(STAMP) ## block data path beside fio, as ratios (needs fio)
 	@$(BIN)/python -m bench.block
+
+chaos: $(STAMP) ## everything that serves guests killed under verified I/O: CHAOS="--seconds 600"
+	@$(BIN)/python -m bench.chaos $(CHAOS)
 
 bench-devices: $(STAMP) ## 500 devices: connect, memory, mass kill
 	@$(BIN)/python -m bench.devices

@@ -44,6 +44,8 @@ class Lab:
         self.config_path = self.directory / "xenbackd.yaml"
         self.log_path = self.directory / "log"
         self.embedded_dir = self.directory / "embedded"
+        self.keep = False
+        """Leave the directory, with the log, where it is."""
         self._own_hypervisor = own_hypervisor
         self._hypervisor: subprocess.Popen[bytes] | None = None
         self.supervisor: subprocess.Popen[bytes] | None = None
@@ -68,7 +70,7 @@ class Lab:
         try:
             self.stop()
         finally:
-            if kind is not None and os.environ.get("XENBACKD_KEEP_LAB"):
+            if self.keep or (kind is not None and os.environ.get("XENBACKD_KEEP_LAB")):
                 sys.stderr.write(f"kept: {self.directory}\n")
             else:
                 shutil.rmtree(self.directory, ignore_errors=True)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
+from bench.held import below, open_files
 from bench.lab import DEFAULT_CONFIG, Lab
 from shared.control import AnyRequest, DeviceStatus, Done, Events, EventsReply, Reply, Restart
 from shared.embedded.domain import Domain
@@ -224,7 +225,7 @@ class World:
         roots = {self.lab.supervisor.pid}
         if self.lab.hypervisor_pid is not None:
             roots.add(self.lab.hypervisor_pid)
-        return {pid: count for pid in below(roots) if (count := _open_files(pid)) is not None}
+        return {pid: count for pid in below(roots) if (count := open_files(pid)) is not None}
 
 
 class Neighbour:
@@ -310,29 +311,6 @@ def running_world(config: Mapping[str, Any] = CONFIG, **options: Any) -> Iterato
                 yield world
             finally:
                 world.neighbour.close()
-
-
-def below(roots: set[int]) -> set[int]:
-    """Processes that descend from others, themselves included."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(fields[1])
-    found = set(roots)
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def _open_files(pid: int) -> int | None:
-    try:
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    except OSError:
-        return None
 
 
 def _contains(text: str, parts: tuple[str, ...]) -> bool:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.held import below
 from bench.lab import Lab
-from tests.process.lab_world import CONFIG, DEADLINE, World, below, running_world
+from tests.process.lab_world import CONFIG, DEADLINE, World, running_world
 
 HOST_ERROR = 75
 

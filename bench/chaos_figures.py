@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""From the guests' records of every I/O to the pauses of `make chaos`, as the guests saw them.
+
+A guest notes for each I/O when it asked and when it had the answer (CLOCK_MONOTONIC, as the deeds).
+The pause of a kill is the longest that any I/O of this guest waited after it: those in flight at
+that moment, and those asked for until the next deed to the same guest. Time in which the guest
+asked for nothing is in no figure.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bench.chaos_deeds import Done
+from bench.chaos_plan import Deed
+
+MS: Final = 1_000_000
+WINDOW: Final = 1000 * MS
+"""An I/O asked for so long after a kill (ns) has nothing to do with it."""
+TOUCHED: Final = 500 * MS
+"""A guest counts as hit for so long after a deed to it (ns)."""
+_TO_WORKER: Final = (Deed.KILL, Deed.STOP)
+_OUTAGES: Final = (Deed.SUPERVISOR, Deed.XENSTORED)
+
+Span = tuple[int, int]
+
+
+class Records:
+    """All I/Os of one guest in the order of their answers; nanoseconds."""
+
+    def __init__(self, path: Path) -> None:
+        data = array.array("Q")
+        if path.exists():
+            data.frombytes(path.read_bytes())
+        self.starts: Sequence[int] = data[0::2]
+        self.ends: Sequence[int] = data[1::2]
+
+    def longest_wait(self, after: int, before: int) -> int | None:
+        """Longest wait from `after` on of what was asked before `before`; None: nothing was."""
+        longest = None
+        for index in range(bisect_left(self.ends, after), len(self.ends)):
+            start, end = self.starts[index], self.ends[index]
+            if start < before:
+                longest = max(longest or 0, end - max(start, after))
+            elif start > before + 2 * WINDOW:
+                break
+        return longest
+
+    def latencies(self, begin: int, end: int, without: Sequence[Span] = ()) -> list[int]:
+        """Of the I/Os between two moments that touch none of the spans (sorted, apart)."""
+        found = []
+        first = [span[0] for span in without]
+        for index in range(bisect_left(self.ends, begin), bisect_left(self.ends, end)):
+            start, answered = self.starts[index], self.ends[index]
+            if start < begin:
+                continue
+            at = bisect_left(first, answered) - 1
+            if at < 0 or without[at][1] < start:
+                found.append(answered - start)
+        return found
+
+
+class Figures(NamedTuple):
+    """Milliseconds, sorted."""
+
+    pauses: list[float]
+    """Of kills after which supervisor and xenstored were there until the guest was served again."""
+    pauses_in_outages: list[float]
+    stops: list[float]
+    """Of workers that were stopped; the time they were left so is in it."""
+    outages: list[float]
+    """For each killed supervisor, the longest wait of any guest."""
+    calm: list[float]
+    """Latencies before the chaos."""
+    others: list[float]
+    """Latencies of guests to which nothing was done, while only workers were killed."""
+    others_in_outages: list[float]
+    unseen: int
+    """Kills at a moment when the guest asked for nothing."""
+
+
+def make_figures(
+    records: Sequence[Records], done: Sequence[Done], calm: Span, chaos: Span, busy: Iterable[Span]
+) -> Figures:
+    """Put records and deeds together; `busy` is when guests were made, which takes the CPUs."""
+    outages = _joined([(one.begin, one.end + TOUCHED) for one in done if one.deed in _OUTAGES])
+    around = _joined([*outages, *busy])
+    figures = Figures([], [], [], [], [], [], [], 0)
+    unseen = 0
+    for number, record in enumerate(records):
+        own = [one for one in done if one.guest == number and one.deed in _TO_WORKER]
+        own.sort(key=lambda one: one.begin)
+        stopped = [(one.begin, one.end + TOUCHED) for one in own if one.deed is Deed.STOP]
+        begins = [one.begin for one in own]
+        for index, one in enumerate(own):
+            if not chaos[0] <= one.begin < chaos[1]:
+                continue
+            until = min([one.end + WINDOW, *begins[index + 1 : index + 2]])
+            wait = record.longest_wait(one.begin, until)
+            if wait is None:
+                unseen += 1
+            elif one.deed is Deed.STOP:
+                figures.stops.append(wait / MS)
+            elif _meets(one.begin, one.begin + wait, [*outages, *stopped]):
+                figures.pauses_in_outages.append(wait / MS)
+            else:
+                figures.pauses.append(wait / MS)
+        hit = [(one.begin, one.end + TOUCHED) for one in own]
+        figures.calm.extend(_ms(record.latencies(*calm)))
+        figures.others.extend(_ms(record.latencies(*chaos, _joined([*hit, *around]))))
+        for span in around:
+            if chaos[0] <= span[0] < chaos[1]:
+                figures.others_in_outages.extend(_ms(record.latencies(*span, _joined(hit))))
+    for one in done:
+        if one.deed is Deed.SUPERVISOR:
+            waits = [record.longest_wait(one.begin, one.end) or 0 for record in records]
+            figures.outages.append(max(waits) / MS)
+    for values in figures[:-1]:
+        values.sort()
+    return figures._replace(unseen=unseen)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Of sorted values the one that `share` of them do not exceed; 0 of none."""
+    return values[max(0, math.ceil(len(values) * share) - 1)] if values else 0.0
+
+
+def _ms(values: Iterable[int]) -> Iterable[float]:
+    return (value / MS for value in values)
+
+
+def _meets(first: int, last: int, spans: Iterable[Span]) -> bool:
+    return any(begin <= last and first <= end for begin, end in spans)
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Sorted, and those that overlap made one."""
+    joined: list[Span] = []
+    for begin, end in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((begin, end))
+    return joined
