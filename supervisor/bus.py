@@ -18,7 +18,8 @@ The descriptor of a ZeroMQ socket is edge-triggered: it fires when the socket's 
 while there is something to read. Hence `drain` reads until nothing is left and is called after
 every send as well; it gives the loop its turn after `BATCH` messages. After a look that brought
 nothing but beats the descriptor is left alone for `REST`: hundreds of idle workers then cost one
-wake-up for many beats instead of one for each.
+wake-up for many beats instead of one for each. There is no rest while a worker's Hello or answer is
+due, for a guest may be waiting for it.
 
 Does not know devices or life cycles; it hands decoded messages to a `BusListener`.
 """
@@ -39,10 +40,14 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.limits import BUS_QUEUE_MAX, WORKER_MESSAGE_MAX
 from shared.messages import (
+    Adopt,
     Beat,
+    Disconnect,
     Failed,
     FromWorker,
     Hello,
+    Init,
+    Initialise,
     Message,
     Present,
     decode_from_worker,
@@ -56,11 +61,14 @@ _POLLIN: Final = int(zmq.POLLIN)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 """As plain numbers: arithmetic with zmq's enumerations costs as much as a message."""
 
+_ANSWERED: Final = (Adopt, Init, Initialise, Disconnect)
+"""Orders that their worker answers."""
+
 BATCH: Final = 128
 """Messages taken in one turn of the loop."""
 
 REST: Final = 0.02
-"""Seconds in which beats pile up; the longest that any other message then waits."""
+"""Seconds in which beats pile up; the longest that a message nobody asked for then waits."""
 
 MESSAGES_BURST: Final = 256
 MESSAGES_PERIOD: Final = 0.02
@@ -111,7 +119,9 @@ class Bus:
         self._by_device: dict[DeviceId, _Peer] = {}
         self._parked: dict[int, tuple[bytes, bytes]] = {}
         self._drain_scheduled = False
-        self._resting: asyncio.TimerHandle | None = None
+        self._resting: asyncio.Handle | None = None
+        self._due: set[DeviceId] = set()
+        """Whose worker owes us a Hello or an answer."""
         self._beats = self._others = 0
         """Messages taken since the last look at the descriptor."""
         self._strangers = RateLimit(10, 6.0)
@@ -163,6 +173,7 @@ class Bus:
         self._add(_Peer(device, generation, pid, listener, adopting=True))
 
     def _add(self, peer: _Peer) -> None:
+        self._await(peer.device)
         self._by_pid[peer.pid] = self._by_device[peer.device] = peer
         parked = self._parked.pop(peer.pid, None)
         if parked is not None:
@@ -171,6 +182,7 @@ class Bus:
     def forget(self, device: DeviceId) -> None:
         """The worker is dead; whatever still arrives of it is dropped."""
         peer = self._by_device.pop(device, None)
+        self._due.discard(device)
         if peer is not None:
             if self._by_pid.get(peer.pid) is peer:
                 del self._by_pid[peer.pid]
@@ -199,9 +211,18 @@ class Bus:
         finally:
             self._schedule_drain()
         peer.sent = message.seq + 1
+        if isinstance(message, _ANSWERED):
+            self._await(message.device)
         return True
 
     # --- receiving
+
+    def _await(self, device: DeviceId) -> None:
+        self._due.add(device)
+        if self._resting is not None:
+            # Not now: whoever sends is not prepared for messages that are handed out meanwhile.
+            self._resting.cancel()
+            self._resting = asyncio.get_running_loop().call_soon(self._rested)
 
     def _schedule_drain(self) -> None:
         if not self._drain_scheduled:
@@ -216,7 +237,7 @@ class Bus:
         """The descriptor fired, or the rest is over."""
         self._beats = self._others = 0
         self.drain()
-        if self._beats and not self._others and self._socket is not None:
+        if self._beats and not self._others and not self._due and self._socket is not None:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._socket.FD)
             self._resting = loop.call_later(REST, self._rested)
@@ -274,6 +295,7 @@ class Bus:
             self._beats += 1
         else:
             self._others += 1
+            self._due.discard(peer.device)
         peer.received = message.seq
         peer.listener.worker_said(message)
 

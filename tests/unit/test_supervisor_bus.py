@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""The supervisor's socket for workers: beats may wait, answers may not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from shared.device_id import DeviceId
+from shared.errors import BackendBug
+from shared.messages import Beat, FromWorker, Hello, Init, Initialised, encode
+from supervisor import bus
+from supervisor.bus import Bus
+
+DEVICE = DeviceId("vbd", 1, 51712)
+DEADLINE = 10.0
+
+
+class Said(asyncio.Queue[FromWorker]):
+    """A device that keeps what its worker says."""
+
+    def worker_said(self, message: FromWorker) -> None:
+        """Keep it."""
+        self.put_nowait(message)
+
+    def worker_broke_protocol(self, error: BackendBug) -> None:
+        """Nothing here does."""
+        raise error
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    """Ended with all its sockets."""
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield made
+    made.destroy(0)
+
+
+def test_bus_rest_after_beats_is_over_when_an_answer_is_due(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beats alone let the socket rest; the answer to an order is read all the same."""
+    monkeypatch.setattr(bus, "REST", 3600.0)
+
+    async def scenario(path: Path) -> None:
+        said = Said()
+        ours = Bus(context, path)
+        ours.open()
+        worker = context.socket(zmq.DEALER)
+        worker.connect(f"ipc://{path}")
+        ours.expect(DEVICE, 1, os.getpid(), said)
+
+        async def hears(message: FromWorker) -> None:
+            worker.send(encode(message))
+            async with asyncio.timeout(DEADLINE):
+                assert await said.get() == message
+
+        try:
+            await hears(Hello(device=DEVICE, generation=1, seq=0))
+            await hears(Beat(device=DEVICE, generation=1, seq=1, counters={}))
+            assert ours.send(Init(device=DEVICE, generation=1, seq=0, backend={}))
+            await hears(Initialised(device=DEVICE, generation=1, seq=2, nodes={}))
+        finally:
+            worker.close(linger=0)
+            ours.close()
+
+    with tempfile.TemporaryDirectory(prefix="xbd") as directory:
+        asyncio.run(scenario(Path(directory) / "workers.sock"))
