@@ -51,6 +51,7 @@ class Hand:
         self._guests = guests
         self._toolstack = toolstack
         self._supervisor_away = threading.Lock()
+        self._xenstored_away = threading.Lock()
         self._outages: list[threading.Thread] = []
         self._stopped: dict[int, Done] = {}
         """Pidfds of workers that are stopped."""
@@ -83,7 +84,7 @@ class Hand:
             case Deed.SUPERVISOR:
                 done = self._begin(self._supervisor_away, self._kill_supervisor)
             case Deed.XENSTORED:
-                done = self._begin(self._toolstack, self._kill_xenstored)
+                done = self._begin(self._xenstored_away, self._kill_xenstored)
             case _:
                 self._guests[step.guest].order(step.deed)
                 done = True
@@ -179,6 +180,10 @@ class Hand:
         self.done.append(Done(Deed.SUPERVISOR, -1, begin, time.monotonic_ns()))
 
     def _kill_xenstored(self) -> None:
+        with self._toolstack:  # which would fail, and is not what is tried here
+            self._kill_xenstored_now()
+
+    def _kill_xenstored_now(self) -> None:
         pid = int(Path(self._lab.embedded_dir / "xenstored.pid").read_text())
         if "shared.embedded.xenstored" not in command_line(pid):
             raise AssertionError(f"xenstored: process {pid}: it is no xenstored")
