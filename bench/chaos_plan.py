@@ -20,8 +20,14 @@ BEAT_DEAD: Final = 2.0
 CONFIG: Final[Mapping[str, Any]] = {
     **DEFAULT_CONFIG,
     # A policy that neither waits nor quarantines: each failure is forgotten at once.
-    "restart": {"initial": 0, "jitter": 0, "stable_after": 0, "quarantine_failures": 1000},
-    "timeouts": {"beat": 0.2, "beat_dead": BEAT_DEAD},
+    "restart": {"initial": 0, "jitter": 0, "stable_after": 0, "quarantine_failures": 100_000},
+    "limits": {
+        "domain_restarts": 100_000,
+        "domain_window": 1,
+        "restart_rate": 100_000,
+        "restart_burst": 100_000,
+    },
+    "timeouts": {"beat": 0.2, "beat_late": 1, "beat_dead": BEAT_DEAD, "abort": 0.5, "drain": 10},
 }
 
 KILL_PAUSE: Final = (0.1, 0.5)

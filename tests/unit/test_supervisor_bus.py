@@ -66,7 +66,7 @@ def test_bus_rest_after_beats_is_over_when_an_answer_is_due(
             await hears(Beat(device=DEVICE, generation=1, seq=1, counters={}))
             assert ours.send(Init(device=DEVICE, generation=1, seq=0, backend={}))
             # What looks because of the sending has looked: the answer comes later.
-            assert await asyncio.to_thread(worker.poll, DEADLINE * 1000)
+            assert await asyncio.to_thread(worker.poll, int(DEADLINE * 1000))
             await hears(Initialised(device=DEVICE, generation=1, seq=2, nodes={}))
         finally:
             worker.close(linger=0)
