@@ -115,16 +115,11 @@ class Chaos:
         """Count what is held; with `before`, once what is on its way out has had time to go."""
         deadline = time.monotonic() + SETTLE / 4
         while True:
-            held.reap_orphans(self._known())
+            held.reap_orphans(self._hand.known())
             now = held.count(self._lab)
             if before is None or not now.beyond(before) or time.monotonic() > deadline:
                 return now
             threading.Event().wait(0.1)
-
-    def _known(self) -> set[int]:
-        """Children that someone here waits for."""
-        known = {self._lab.hypervisor_pid, self._lab.supervisor and self._lab.supervisor.pid}
-        return {pid for pid in known if pid} | {guest.pid for guest in self._guests if guest.pid}
 
     def _wait_served(self) -> None:
         names = {f"vbd/{guest.domid}/{DEVID}" for guest in self._guests}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Carries out the plan of `make chaos` and remembers what was done when.
 
-Workers are found by their titles in /proc and only among our own descendants, so none of this goes
+Workers are found by their titles in /proc, and only among our own descendants, so none of this goes
 through the supervisor, which may just be dead. Signals go through pidfds.
 
 A supervisor that is killed is started anew at once, as systemd does, also when it could not start
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from bench.chaos_guest import DEVID, ChaosGuest
 from bench.chaos_plan import Deed, Step
-from bench.held import below, command_line
+from bench.held import children, command_line, reap_orphans
 from bench.lab import Lab
 from shared.errors import HostError
 
@@ -66,6 +66,8 @@ class Hand:
         while self._due:
             at, _, deed = heapq.heappop(self._due)
             self._clock.wait(max(0.0, at - time.monotonic()))
+            # As init would at once: to whoever looks, a dead worker that nobody reaps is there.
+            reap_orphans(self.known())
             deed()
         for pidfd in list(self._stopped):
             self._continue(pidfd)
@@ -90,6 +92,12 @@ class Hand:
                 done = True
         if not done:
             self.skipped[step.deed] += 1
+
+    def known(self) -> set[int]:
+        """Children that someone waits for."""
+        lab = self._lab
+        pids = [lab.hypervisor_pid, lab.supervisor and lab.supervisor.pid]
+        return {pid for pid in [*pids, *(guest.pid for guest in self._guests)] if pid}
 
     # --- workers
 
@@ -131,7 +139,7 @@ class Hand:
         if domid is None:
             return None
         title = f"xenbackd: vbd/{domid}/{DEVID}"
-        for pid in below({os.getpid()}):
+        for pid in self._workers():
             if command_line(pid) == title:
                 with contextlib.suppress(OSError):
                     pidfd = os.pidfd_open(pid)
@@ -140,6 +148,19 @@ class Hand:
                         return pidfd
                     os.close(pidfd)
         return None
+
+    def _workers(self) -> set[int]:
+        """Children of the fork servers, and those that lost theirs to us.
+
+        Found without a walk through all of /proc: that would be load at the very moment that is
+        looked at.
+        """
+        found = children(os.getpid())
+        supervisor = self._lab.supervisor
+        if supervisor is not None:
+            servers = children(supervisor.pid)
+            found |= {pid for server in servers for pid in children(server)}
+        return found
 
     # --- the others
 

@@ -11,6 +11,7 @@ killed could not be found.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -66,17 +67,31 @@ def adopt_orphans() -> None:
 
 def reap_orphans(known: set[int]) -> None:
     """Collect the dead among our children whom nobody else waits for."""
-    for pid, (parent, state) in _parents().items():
-        if parent == os.getpid() and state == "Z" and pid not in known:
+    for pid in children(os.getpid()) - known:
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
 
 
 def below(roots: set[int]) -> set[int]:
     """Processes that descend from others, themselves included."""
-    parents = _parents()
-    found = set(roots)
-    while more := {pid for pid, (parent, _) in parents.items() if parent in found} - found:
-        found |= more
+    found, new = set(roots), set(roots)
+    while new:
+        new = {child for pid in new for child in children(pid)} - found
+        found |= new
+    return found
+
+
+def children(pid: int) -> set[int]:
+    """Direct children of a process, without a look at every other one of the machine.
+
+    Empty if it is gone. Needs CONFIG_PROC_CHILDREN, which every distribution has.
+    """
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            # A thread that ended meanwhile has given its children to another one.
+            with contextlib.suppress(OSError):
+                found |= {int(one) for one in (task / "children").read_text().split()}
     return found
 
 
@@ -126,18 +141,6 @@ def count(lab: Lab) -> Held:
         files=Counter(_files(lab.directory)),
         backend_nodes=_backend_nodes(lab),
     )
-
-
-def _parents() -> dict[int, tuple[int, str]]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(fields[1]), fields[0]
-    return parents
 
 
 def _role(command: str) -> str:
