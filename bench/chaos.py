@@ -33,7 +33,9 @@ from bench.chaos_figures import Figures, Records, Span, make_figures, percentile
 from bench.chaos_guest import DEVID, ChaosGuest
 from bench.chaos_plan import CONFIG, Deed, Step, make_plan
 from bench.lab import Lab, is_serving
+from shared.control import Done, Restart
 from shared.errors import BlamedError
+from supervisor.cli.client import Client
 
 CALM: Final = 6.0
 """Seconds: every guest goes through all its loads twice."""
@@ -100,6 +102,7 @@ class Chaos:
             return  # a guest that gave up is not at rest
         try:
             self._wait_served()
+            self._replace_workers()
             for guest in self._guests:
                 guest.reconnect()
             self._wait_served()
@@ -110,6 +113,21 @@ class Chaos:
         self.wrong += [f"left behind: {line}" for line in after.beyond(before)]
         for guest in self._guests:
             guest.close()
+
+    def _replace_workers(self) -> None:
+        """By `restart`: what an earlier supervisor left may stay as long as its workers."""
+        before = self._lab.status().devices
+        with Client(self._lab.directory, timeout=SETTLE) as client:
+            for one in before:
+                client.ask(Restart(device=one.device), Done)
+        old = {one.pid for one in before}
+        self._lab.wait(
+            lambda: all(
+                is_serving(one) and one.pid not in old for one in self._lab.status().devices
+            ),
+            SETTLE,
+            "every worker to be replaced",
+        )
 
     def _count(self, before: held.Held | None) -> held.Held:
         """Count what is held; with `before`, once what is on its way out has had time to go."""

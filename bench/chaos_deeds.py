@@ -150,16 +150,14 @@ class Hand:
         return None
 
     def _workers(self) -> set[int]:
-        """Children of the fork servers, and those that lost theirs to us.
+        """Children of the fork servers, also of one whose supervisor is dead, and our own orphans.
 
         Found without a walk through all of /proc: that would be load at the very moment that is
         looked at.
         """
         found = children(os.getpid())
-        supervisor = self._lab.supervisor
-        if supervisor is not None:
-            servers = children(supervisor.pid)
-            found |= {pid for server in servers for pid in children(server)}
+        for _ in range(2):
+            found |= {child for pid in found for child in children(pid)}
         return found
 
     # --- the others
