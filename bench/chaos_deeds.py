@@ -82,7 +82,7 @@ class Hand:
             case Deed.KILL:
                 done = self._signal(step, signal.SIGKILL)
             case Deed.STOP:
-                done = self._stop(step)
+                done = self._signal(step, signal.SIGSTOP)
             case Deed.SUPERVISOR:
                 done = self._begin(self._supervisor_away, self._kill_supervisor)
             case Deed.XENSTORED:
@@ -117,12 +117,6 @@ class Hand:
         if step.seconds:
             self._put(time.monotonic() + step.seconds, lambda: self._continue(pidfd))
         return True
-
-    def _stop(self, step: Step) -> bool:
-        # Without a supervisor there is no watchdog, and its successor waits for the worker.
-        if self._supervisor_away.locked():
-            return False
-        return self._signal(step, signal.SIGSTOP)
 
     def _continue(self, pidfd: int) -> None:
         done = self._stopped.pop(pidfd, None)
@@ -181,8 +175,6 @@ class Hand:
         return True
 
     def _kill_supervisor(self) -> None:
-        for pidfd in list(self._stopped):
-            self._continue(pidfd)
         lab = self._lab
         if lab.supervisor is None or lab.supervisor.poll() is not None:
             raise AssertionError("the supervisor ended by itself")

@@ -2,8 +2,8 @@
 """Everything a whole xenbackd holds that could leak, counted so that two counts can be compared.
 
 Processes are told by what they are for and not by their numbers, domains by what they hold and not
-by their ids, files by their names without digits: each may be another one by the second count. What
-only says how busy the last second was (mapped data pages) must be at rest in both.
+by their ids, files by their names without digits and chance: each may be another one by the second
+count. What only says how busy the last second was (mapped data pages) must be at rest in both.
 
 The caller is the subreaper of all it started (`adopt_orphans`), or processes whose parent was
 killed could not be found.
@@ -164,7 +164,9 @@ _ROLES: Final = {
 
 def _files(directory: Path) -> Iterator[str]:
     for path in directory.rglob("*"):
-        yield re.sub("[0-9]+", "N", str(path.relative_to(directory)))
+        name = str(path.relative_to(directory))
+        # Of tempfile: eight letters by chance.
+        yield re.sub("[0-9]+", "N", re.sub("listener-.{8}$", "listener-", name))
 
 
 def _backend_nodes(lab: Lab) -> int:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.held import below
 from shared.control import Done, Events, EventsReply, RestartRolling, StatusReply
 from shared.embedded.guest.load import LoadConfig
 from shared.errors import ConfigError, HostError
 from supervisor import upgrade
 from supervisor.cli.client import RefusedError
-from tests.process.lab_world import CONFIG, DEADLINE, World, below, running_world
+from tests.process.lab_world import CONFIG, DEADLINE, World, running_world
 
 LOAD = LoadConfig(rw="randrw", depth=8, total=2048 * 4096, verify=True, size=1 << 20)
 

@@ -29,6 +29,9 @@ class Said(asyncio.Queue[FromWorker]):
         """Keep it."""
         self.put_nowait(message)
 
+    def worker_came_back(self) -> None:
+        """None here is an earlier supervisor's."""
+
     def worker_broke_protocol(self, error: BackendBug) -> None:
         """Nothing here does."""
         raise error
