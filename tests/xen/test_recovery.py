@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A worker is killed on real Xen while its guest writes: a pause for one disk, and nothing more."""
+"""Workers and supervisors are killed on real Xen while their guest writes and verifies: a pause for
+one disk, and nothing more."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from tests.xen.bed.guest import XVDA, XVDB, Guest, worst_ms
 pytestmark = pytest.mark.xen
 
 KILLS: Final = 3
+MANY: Final = 50
+EACH: Final = 10
+"""Workers killed for each supervisor."""
 # Each block is read back and checked soon after it was written, so before and after each kill.
 WRITES: Final = (
     "--rw=randwrite --bs=4k --size=16m --iodepth=8 --verify_backlog=32 --time_based --runtime=900"
@@ -53,3 +57,33 @@ def test_worker_killed_under_verified_io_guest_sees_a_pause(dom0: Dom0, guest: G
     assert before.workers[other] == first.workers[other]
     told = dom0.devices()
     assert (told[hurt]["restarts"], told[other]["restarts"]) == (KILLS, 0)
+
+
+def test_worker_and_supervisor_killed_again_and_again_guest_sees_pauses(
+    dom0: Dom0, guest: Guest
+) -> None:
+    """Fifty workers and five supervisors: no I/O error, no wrong block, no word in dmesg."""
+    hurt, other = guest.device(XVDA), guest.device(XVDB)
+    first = before = dom0.wait_connected(hurt, other)
+    silent = guest.run("dmesg | wc -l")
+    for device in ("xvda", "xvdb"):
+        guest.start_fio(device, WRITES)
+    for number in range(1, MANY + 1):
+        guest.wait_progress("xvda", 10)
+        dom0.run(f"kill -9 {before.workers[hurt]}")
+        dom0.wait_successor(hurt, before)
+        if number % EACH == 0:
+            dom0.run(f"kill -9 {dom0.pid}")
+            for device in ("xvda", "xvdb"):
+                guest.wait_progress(device, 10)
+            dom0.serve_again()
+        before = dom0.wait_connected(hurt, other)
+    guest.wait_progress("xvda")
+    worst = {device: worst_ms(guest.end_fio(device)) for device in ("xvda", "xvdb")}
+    print(  # noqa: T201
+        f"{MANY} workers and {MANY // EACH} supervisors killed under load: longest request"
+        f" {worst['xvda']:.0f} ms, of the other disk {worst['xvdb']:.0f} ms"
+    )
+    assert guest.run("dmesg | wc -l") == silent
+    assert before.workers[other] == first.workers[other]
+    assert set(dom0.devices()) == {hurt, other}
