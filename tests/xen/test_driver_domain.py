@@ -46,7 +46,7 @@ def driver(dom0: Dom0) -> Iterator[Guest]:
 @pytest.fixture(scope="module")
 def guest(dom0: Dom0, driver: Guest) -> Iterator[Guest]:
     """A guest whose disk the driver domain serves."""
-    guest = dom0.create("leaf", [disk("/srv/x.img", "xvda") + f",backend={driver.name}"])
+    guest = dom0.create("leaf", [disk("/srv/x.img", "xvda", backend=driver.name)])
     yield guest
     dom0.destroy(guest)
 
@@ -86,7 +86,7 @@ def test_driver_domain_attach_detach_leaves_no_directory(
 ) -> None:
     """xl leaves the backend directory to the driver domain, which removes it."""
     driver.run("dd if=/dev/urandom of=/srv/y.img bs=1M count=2 2>/dev/null")
-    what = disk("/srv/y.img", "xvdb", "ro") + f",backend={driver.name}"
+    what = disk("/srv/y.img", "xvdb", "ro", driver.name)
     dom0.run(f"xl block-attach {guest.name} '{what}'")
     guest.until("[ -b /dev/xvdb ]", "xvdb")
     assert (

@@ -15,7 +15,9 @@ from tests.xen.bed.machine import PATIENCE
 
 pytestmark = pytest.mark.xen
 
-ENDLESS: Final = "--rw=randwrite --bs=4k --size=4m --iodepth=8 --time_based --runtime=900"
+ENDLESS: Final = (
+    "--rw=randwrite --bs=4k --size=4m --iodepth=8 --verify_backlog=32 --time_based --runtime=900"
+)
 PATTERN: Final = "dd if=/dev/urandom of=/dev/xvda bs=64k count=32 oflag=direct"
 REUSE_AT_ONCE: Final = "LIBXL_DOMID_REUSE_TIMEOUT=0"
 """libxl keeps a number from being used again for 60 s otherwise."""

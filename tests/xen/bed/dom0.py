@@ -238,7 +238,7 @@ class Dom0:
         return self.run(f"sha256sum {image}").split()[0]
 
 
-def disk(image: str, vdev: str, access: str = "rw") -> str:
-    """A disk that libxl leaves to whoever serves `vbd`."""
-    script = f"{PRODUCT}/bin/xenbackd-block"
-    return f"format=raw,vdev={vdev},access={access},backendtype=phy,script={script},target={image}"
+def disk(image: str, vdev: str, access: str = "rw", backend: str = "Domain-0") -> str:
+    """A disk that libxl leaves to whoever serves `vbd` in a domain; `target` takes all the rest."""
+    script = f"backend={backend},backendtype=phy,script={PRODUCT}/bin/xenbackd-block"
+    return f"format=raw,vdev={vdev},access={access},{script},target={image}"
