@@ -138,7 +138,8 @@ class WorkerLink:
         self.present = self._adopting = True
         # Its first successor is a restart like any other, and no free first start.
         self._admission.wait(self._services.clock(), self._services.config.limits)
-        seconds = self.timeouts.hello + 2 * self.timeouts.beat
+        # It beats to whoever listens: one that is silent for longer hangs like any other.
+        seconds = self.timeouts.beat_dead + 2 * self.timeouts.beat
         self._arm(seconds, f"did not come back to the new supervisor within {seconds:g} s")
         self._services.processes.adopt(self._device, orphan.pidfd, self)
         self._services.messages.adopt(self._device, self.generation, record.pid, self)

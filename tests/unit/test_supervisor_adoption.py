@@ -76,7 +76,7 @@ async def test_adoption_connected_device_is_served_on_without_a_write_of_state()
 
 @in_clock_loop
 async def test_adoption_worker_that_stays_silent_is_killed_and_succeeded() -> None:
-    """Its deadline is that of a Hello and two beats; the successor resumes the ring."""
+    """Its deadline is that of a hung one and two beats; the successor resumes the ring."""
     world = await adopting()
     await pass_time(15)
     assert world.workers.aborted == [VBD]
