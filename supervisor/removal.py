@@ -3,10 +3,10 @@
 
 In dom0 libxl removes a device's backend directory itself. Of a device in a driver domain it removes
 only its own side, and leaves the backend directory to that domain (libxl_device.c,
-libxl__device_destroy); there it would stay for ever and count against the domain's quota of nodes.
+libxl__device_destroy), for whose removal it then waits 10 s (device_destroy_be_watch_cb).
 
-The toolstack waits for Closed and reads the state after its watch event: a directory that is gone
-by then is an error to it (libxl_event.c, devstate_callback). So the removal comes `AFTER` seconds
+Before, it waits for Closed and reads the state after its watch event: a directory that is gone by
+then is an error to it (libxl_event.c, devstate_callback). So the removal comes `AFTER` seconds
 later, and only if the directory still says Closed and not online.
 """
 
@@ -24,7 +24,7 @@ from supervisor.services import Services
 TOOLSTACK_DOMID: Final = 0
 """libxl's LIBXL_TOOLSTACK_DOMID."""
 
-AFTER: Final = 5.0
+AFTER: Final = 1.0
 """Seconds from Closed, unplugged and unserved to the removal."""
 
 

@@ -73,6 +73,7 @@ def test_worker_and_supervisor_killed_again_and_again_guest_sees_pauses(
         dom0.run(f"kill -9 {before.workers[hurt]}")
         dom0.wait_successor(hurt, before)
         if number % EACH == 0:
+            guest.wait_progress("xvda", 10)
             dom0.run(f"kill -9 {dom0.pid}")
             for device in ("xvda", "xvdb"):
                 guest.wait_progress(device, 10)
