@@ -25,7 +25,7 @@ from shared.device_id import DeviceId
 from shared.errors import Blame, HostError
 from shared.limits import NODE_VALUE_MAX
 from shared.xenbus import XenbusState
-from shared.xenstore.errors import NoEntryError
+from shared.xenstore.errors import AccessDeniedError, NoEntryError
 from supervisor.paths import backend_path, error_path
 from supervisor.probe import is_true
 from supervisor.store import Store
@@ -163,7 +163,8 @@ class Publisher:
             if XenbusState.from_wire(state) is not XenbusState.CLOSED or not unplugged:
                 raise OvertakenError(f"remove: {device}: it is in use again")
             await self._store.rm(directory, tx)
-            with contextlib.suppress(NoEntryError):
+            # libxl makes the one above as dom0's own, which we may not remove.
+            with contextlib.suppress(NoEntryError, AccessDeniedError):
                 if not await self._store.directory(above, tx):
                     await self._store.rm(above, tx)
 

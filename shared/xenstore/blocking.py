@@ -26,7 +26,7 @@ from shared.xenstore.errors import (
     error_for,
 )
 from shared.xenstore.listing import PartialListing, decode_names
-from shared.xenstore.transport import Connection, SocketTarget, Target, Transport
+from shared.xenstore.transport import Connection, DeviceTarget, SocketTarget, Target, Transport
 from shared.xenstore.wire import (
     REQUEST_ID_MAX,
     Op,
@@ -283,8 +283,9 @@ class BlockingXenstore:
     def _exchange(self, op: Op, payloads: Sequence[bytes], tx: int) -> list[tuple[Packet, Packet]]:
         """Send many requests of one kind before their answers are read; both, in pairs."""
         pairs: list[tuple[Packet, Packet]] = []
-        for start in range(0, len(payloads), PIPELINE_MAX):
-            some = payloads[start : start + PIPELINE_MAX]
+        at_once = 1 if isinstance(self._connection.target, DeviceTarget) else PIPELINE_MAX
+        for start in range(0, len(payloads), at_once):
+            some = payloads[start : start + at_once]
             packets = [self._packet(op, payload, tx) for payload in some]
             deadline = time.monotonic() + self._timeout
             self.send_raw(b"".join(packet.encode() for packet in packets))

@@ -77,6 +77,7 @@ class Session:
         self._flush_scheduled = False
         self._writer_armed = False
         self._cause: str | None = None
+        self._last_answer = 0.0
         self.next_id = first_id
         self.requests = 0
         self._connection = Connection(target)
@@ -197,7 +198,10 @@ class Session:
             if packet.op == Op.WATCH_EVENT:
                 self._event(packet.payload)
             else:
+                self._last_answer = self._loop.time()
                 self._answer(packet)
+        if self._cause is None and self._transport.waiting and not self._writer_armed:
+            self._flush()
         return True
 
     def _check_time(self) -> None:
@@ -210,8 +214,11 @@ class Session:
             return
         # Ids are given and kept in the order of sending, so the first one is the oldest.
         oldest = next(iter(self._pending.values()))
-        if oldest.deadline > self._loop.time():
-            self._timer = self._loop.call_at(oldest.deadline, self._check_time)
+        due = oldest.deadline
+        if self._transport.serial:
+            due = max(due, self._last_answer + self._timeout)  # it had to wait for others
+        if due > self._loop.time():
+            self._timer = self._loop.call_at(due, self._check_time)
             return
         self._lose(
             f"no answer to {oldest.op.label} of {subject_of(oldest.payload)} "

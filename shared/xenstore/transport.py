@@ -6,6 +6,10 @@ is there, writes leave behind what does not fit), and a request leaves in one wr
 
 The kernel's device (drivers/xen/xenbus/xenbus_dev_frontend.c) has ways of its own:
 - its buffer holds one request, so each has to be written by itself and completely;
+- a request's payload stays in that buffer until another thread has sent it, and the next write()
+  goes into the same buffer (xenbus_dev_request_and_reply, xs_send): a request that is written
+  before the last one has its answer changes what that one asks for, seen as EINVAL for paths that
+  are fine. So there is one at a time;
 - WATCH and UNWATCH are carried out inside write(), which fails where a socket would answer with
   an error packet; such a request is handed back by `take_refused()`;
 - older kernels answer them with a request id of 0 (which the session deals with).
@@ -24,7 +28,7 @@ from typing import Final, Literal, Protocol
 from pyxs.connection import PacketConnection
 
 from shared.errors import HostError
-from shared.xenstore.wire import HEADER, Packet
+from shared.xenstore.wire import HEADER, Op, Packet, PacketReader
 
 RECEIVE_SIZE: Final = 64 * 1024
 """Bytes taken in one read; some hundred replies, so that a flood never holds up the loop."""
@@ -70,6 +74,13 @@ def choose_target(
 class Transport(Protocol):
     """A non-blocking stream of packets. `OSError` from any call means it is broken."""
 
+    serial: bool
+    """One request at a time: the next leaves when the last one's answer has been received."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is queued that `flush` has not sent."""
+
     def fileno(self) -> int:
         """Descriptor for readiness."""
 
@@ -77,7 +88,8 @@ class Transport(Protocol):
         """Take one complete packet to be sent by `flush`."""
 
     def flush(self) -> bool:
-        """Send what is queued; False if the rest has to wait until the descriptor is writable."""
+        """Send what is queued and may go; False if more has to wait until the descriptor is
+        writable."""
 
     def receive(self) -> bytes | None:
         """What has arrived; None if nothing has, b"" if the peer is gone."""
@@ -92,6 +104,8 @@ class Transport(Protocol):
 class SocketTransport:
     """The UNIX socket; everything queued leaves in one system call."""
 
+    serial = False
+
     def __init__(self, path: str) -> None:
         self._out = bytearray()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -102,6 +116,10 @@ class SocketTransport:
         except BaseException:
             self._socket.close()
             raise
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._out)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -133,12 +151,20 @@ class SocketTransport:
 
 
 class DeviceTransport:
-    """The kernel's device; one write() per request."""
+    """The kernel's device; one write() per request, and the next after its answer."""
+
+    serial = True
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         self._out: deque[bytes] = deque()
         self._refused: list[tuple[int, int]] = []
+        self._answers = PacketReader()
+        self._unanswered = False
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._out)
 
     def fileno(self) -> int:
         return self._fd
@@ -148,8 +174,9 @@ class DeviceTransport:
 
     def flush(self) -> bool:
         out = self._out
-        while out:
+        while out and not self._unanswered:
             data = out[0]
+            sent = True
             try:
                 written = os.write(self._fd, data)
             except BlockingIOError:
@@ -160,18 +187,22 @@ class DeviceTransport:
                     raise
                 _, rq_id, _, _ = HEADER.unpack_from(data)
                 self._refused.append((rq_id, error.errno or errno.EIO))
-                written = len(data)
+                written, sent = len(data), False
             if written < len(data):
                 out[0] = data[written:]
             else:
                 out.popleft()
+                self._unanswered = sent
         return True
 
     def receive(self) -> bytes | None:
         try:
-            return os.read(self._fd, RECEIVE_SIZE)
+            data = os.read(self._fd, RECEIVE_SIZE)
         except BlockingIOError:
             return None
+        if any(packet.op != Op.WATCH_EVENT for packet in self._answers.feed(data)):
+            self._unanswered = False
+        return data
 
     def take_refused(self) -> list[tuple[int, int]]:
         refused, self._refused = self._refused, []

@@ -11,10 +11,16 @@ from tests.fakes.supervisor_world import OWN, VBD, FakeStore, World
 
 
 class UnprivilegedStore(FakeStore):
-    """xenstored tells only dom0 which domains there are."""
+    """xenstored tells only dom0 which domains there are, and libxl keeps what it made above a
+    device's directory."""
 
     async def is_domain_introduced(self, domid: int) -> bool:
         raise AccessDeniedError("is domain introduced", str(domid), "EACCES")
+
+    async def rm(self, path: str, tx: int = 0) -> None:
+        if path == f"{OWN}/backend/vbd/3":
+            raise AccessDeniedError("rm", path, "EACCES")
+        await super().rm(path, tx)
 
 
 async def driver_domain() -> World:
@@ -46,12 +52,12 @@ async def test_driver_domain_serves_without_the_right_to_ask_for_domains() -> No
 
 @in_clock_loop
 async def test_driver_domain_unplugged_device_is_removed_after_the_toolstack_saw_it() -> None:
-    """libxl leaves the directory to us: Closed first, then it goes, with the empty one above."""
+    """libxl leaves the directory to us: Closed first, then it goes."""
     world = await driver_domain()
     await pass_time(AFTER - 0.5)
     assert world.state() == b"6"
     await pass_time(1)
-    assert not [x for x in world.store.nodes if x.startswith(f"{OWN}/backend/vbd/3")]
+    assert not [x for x in world.store.nodes if x.startswith(world.back())]
     assert VBD not in world.registry
 
 

@@ -74,22 +74,33 @@ def test_connection_nobody_listens_says_so(tmp_path: Path) -> None:
 def test_device_each_request_leaves_in_one_write(
     device: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel's buffer holds one request: they are never joined and never split."""
+    """The kernel's buffer holds one request, until that has its answer: they are never joined,
+    never split, and never written over."""
+    kernel, path = device
     writes: list[bytes] = []
 
     def write(fd: int, data: bytes) -> int:
         writes.append(data)
         return len(data)
 
+    real_write = os.write
     monkeypatch.setattr(os, "write", write)
-    transport = DeviceTransport(device[1])
+    transport = DeviceTransport(path)
     requests = [Packet(Op.READ, b"/%d\0" % number, number).encode() for number in (1, 2, 3)]
     for request in requests:
         transport.queue(request)
-    assert transport.flush()
+    for number in (1, 2, 3):
+        assert transport.flush()
+        assert writes == requests[:number]
+        real_write(kernel, Packet(Op.WATCH_EVENT, b"/\0t\0", 0).encode())
+        assert transport.receive()
+        assert transport.flush()
+        assert writes == requests[:number], "an event is no answer"
+        real_write(kernel, Packet(Op.READ, b"", number).encode())
+        assert transport.receive()
+    assert not transport.waiting
     monkeypatch.undo()
     transport.close()
-    assert writes == requests
 
 
 def test_device_refused_write_is_that_requests_failure(

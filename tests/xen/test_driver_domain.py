@@ -36,7 +36,9 @@ def driver(dom0: Dom0) -> Iterator[Guest]:
             "truncate -s 32M /srv/x.img; ln -sf /opt/xenbackd/bin/xenbackd /usr/local/bin/;"
             f" setsid xenbackd serve -c /etc/xenbackd.yaml </dev/null >{LOG} 2>&1 &"
         )
-        driver.run("until [ -S /run/xenbackd/control.sock ]; do sleep 0.3; done", LONG)
+        # Workers are late, for xl too, while the fork server is still importing.
+        driver.until("xenbackd status >/dev/null", "xenbackd")
+        driver.until("pgrep -f '^xenbackd: fork server'", "the fork server")
         yield driver
         print(driver.try_run(f"cat {LOG}")[1])  # noqa: T201
     finally:
@@ -103,7 +105,7 @@ def test_driver_domain_guest_destroyed_leaves_nothing(
     """`xl destroy` of the guest: no directory, no worker, no domain held by a mapping."""
     domid = guest.domid
     dom0.destroy(guest)
-    path = f"/local/domain/{driver.domid}/backend/vbd/{domid}"
+    path = f"/local/domain/{driver.domid}/backend/vbd/{domid}/{XVDA}"
     dom0.until(f"! xenstore-exists {path}", "the directory to go")
     driver.until(f"! pgrep -f '^xenbackd: vbd/{domid}/'", "the worker to go")
     # A grant that is still mapped keeps a dead domain here, as "(null)".
