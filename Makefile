@@ -9,7 +9,7 @@ NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embed
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
-.PHONY: help setup demo test test-xen check format bench bench-devices bench-recovery bench-xen chaos install clean
+.PHONY: help setup demo test test-xen check format bench bench-adoption bench-devices bench-recovery bench-xen chaos install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,9 @@ bench: $(STAMP) ## block data path beside fio, as ratios (needs fio)
 
 chaos: $(STAMP) ## everything that serves guests killed under verified I/O: CHAOS="--seconds 600"
 	@$(BIN)/python -m bench.chaos $(CHAOS)
+
+bench-adoption: $(STAMP) ## what a guest notices of a supervisor's death, and of an upgrade
+	@$(BIN)/python -m bench.adoption
 
 bench-devices: $(STAMP) ## 500 devices: connect, memory, mass kill
 	@$(BIN)/python -m bench.devices
