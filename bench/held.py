@@ -165,8 +165,8 @@ _ROLES: Final = {
 def _files(directory: Path) -> Iterator[str]:
     for path in directory.rglob("*"):
         name = str(path.relative_to(directory))
-        # Of tempfile: eight letters by chance.
-        yield re.sub("[0-9]+", "N", re.sub("listener-.{8}$", "listener-", name))
+        # Named by chance: listener-… up to Python 3.12, sock-… after.
+        yield re.sub("[0-9]+", "N", re.sub("^fork/.+", "fork/socket", name))
 
 
 def _backend_nodes(lab: Lab) -> int:
