@@ -202,7 +202,8 @@ class Mortal:
             os.pwrite(self.journal, b"\1\0\0\0", CRASHED_AT)
 
     def close(self) -> None:
-        """Free everything."""
+        """Free everything, and disarm: the points are the module's, and the next test's too."""
+        self.arm(0)
         self.kill()
         self.frontend.ring.release()
         self.hypervisor.close()
