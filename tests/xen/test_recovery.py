@@ -88,6 +88,7 @@ def test_worker_and_supervisor_killed_again_and_again_guest_sees_pauses(
         f" {worst['xvda']:.0f} ms, of the other disk {worst['xvdb']:.0f} ms"
     )
     news = guest.run("dmesg").splitlines()[len(said) :]
+    print("dmesg meanwhile:", news or "nothing")  # noqa: T201
     assert not [line for line in news if OF_DISKS.search(line)]
     assert before.workers[other] == first.workers[other]
     assert set(dom0.devices()) == {hurt, other}
