@@ -138,6 +138,9 @@ class Records:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError as error:
+            os.close(descriptor)
+            raise HostError(f"lock of worker: {device}: {error.strerror}") from error
         return descriptor
 
     def holders(self, device: DeviceId) -> list[int]:
