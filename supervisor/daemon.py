@@ -41,6 +41,7 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, BlamedError, ConfigError, HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
+from supervisor.adoption import close_orphan
 from supervisor.bus import Bus
 from supervisor.control import Control
 from supervisor.device import Device
@@ -275,8 +276,7 @@ class Supervisor:
     def _close_orphans(self) -> None:
         """Who was not taken up (xenstored was away) lives on for the next supervisor."""
         for orphan in self._orphans.values():
-            if orphan.pidfd is not None:
-                os.close(orphan.pidfd)
+            close_orphan(orphan)
 
     # --- while it serves
 
