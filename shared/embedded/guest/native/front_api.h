@@ -171,6 +171,5 @@ struct loopback *loopback_start(const struct loopback_params *params);
 void loopback_stop(struct loopback *loopback);
 uint8_t *loopback_disk(struct loopback *loopback);
 const struct hv_ops *loopback_ops(struct loopback *loopback);
-uint64_t loopback_notified(struct loopback *loopback);
 
 #endif
