@@ -162,11 +162,11 @@ class Records:
 def start_time(pid: int) -> int:
     """Start of a process in clock ticks since boot; 0 if there is none of that number."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return 0
-    # The second field is the name in parentheses, which may contain anything.
-    return int(stat.rpartition(")")[2].split()[19])
+    # The second field is the name in parentheses, which the process chooses: any bytes.
+    return int(stat.rpartition(b")")[2].split()[19])
 
 
 def digest(value: Any) -> str:
