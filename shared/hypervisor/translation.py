@@ -90,18 +90,32 @@ class NativeHandle:
             self._close(native)
 
 
-class NativeEventChannels:
-    """`EventChannels` of one handle, which is closed with it."""
+class _OverHandle:
+    """What calls of one handle have in common."""
 
-    def __init__(self, handle: NativeHandle, calls: EventCalls, explain: Explain) -> None:
+    def __init__(self, handle: NativeHandle, explain: Explain) -> None:
         self._handle = handle
-        self._calls = calls
         self._explain = explain
 
     @property
     def native(self) -> CData:
         """The handle's pointer; raises BackendBug once closed."""
         return self._handle.native
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def _check(self, what: str, which: str, result: int) -> None:
+        if result < 0:
+            raise self._explain(what, which, -result)
+
+
+class NativeEventChannels(_OverHandle):
+    """`EventChannels` of one handle, which is closed with it."""
+
+    def __init__(self, handle: NativeHandle, calls: EventCalls, explain: Explain) -> None:
+        super().__init__(handle, explain)
+        self._calls = calls
 
     def fileno(self) -> int:
         return self._calls.fd(self.native)
@@ -144,13 +158,6 @@ class NativeEventChannels:
         result = self._calls.restrict(self.native, domid)
         self._check("restrict event channels", f"to domain {domid}", result)
 
-    def close(self) -> None:
-        self._handle.close()
-
-    def _check(self, what: str, which: str, result: int) -> None:
-        if result < 0:
-            raise self._explain(what, which, -result)
-
 
 class NativeMapping:
     """`Mapping` of one area of a grant table."""
@@ -183,18 +190,12 @@ class NativeMapping:
             raise self._explain("unmap grants", self._handle.name, -result)
 
 
-class NativeGrantTable:
+class NativeGrantTable(_OverHandle):
     """`GrantTable` of one handle, which is closed with it."""
 
     def __init__(self, handle: NativeHandle, calls: GrantCalls, explain: Explain) -> None:
-        self._handle = handle
+        super().__init__(handle, explain)
         self._calls = calls
-        self._explain = explain
-
-    @property
-    def native(self) -> CData:
-        """The handle's pointer; raises BackendBug once closed."""
-        return self._handle.native
 
     def map(self, domid: int, refs: Sequence[int], *, writable: bool) -> NativeMapping:
         what, count, calls = "map grants", len(refs), self._calls
@@ -230,17 +231,12 @@ class NativeGrantTable:
         _check_refs(what, domid, [ref])
         element = self._calls.ffi.new("struct hv_copy *", [local, ref, offset, length, to_guest, 0])
         result = self._calls.copy(self.native, domid, element, 1)
-        if result < 0:
-            raise self._explain(what, f"reference {ref} of domain {domid}", -result)
+        self._check(what, f"reference {ref} of domain {domid}", result)
         _check_status(what, domid, ref, element.status)
 
     def set_max_grants(self, count: int) -> None:
         result = self._calls.set_max_grants(self.native, count)
-        if result < 0:
-            raise self._explain("set maximum of grants", str(count), -result)
-
-    def close(self) -> None:
-        self._handle.close()
+        self._check("set maximum of grants", str(count), result)
 
 
 class NativeHandles:
