@@ -14,7 +14,7 @@ def test_declarations_keep_names_of_numbers_and_no_other_line_of_the_preprocesso
     assert "#define EMBEDDED_GRANT_ENTRIES 16384u" in kept
     assert "#define EMBEDDED_MAGIC 0x6d656d64626e6578ull" in kept
     assert any(line.startswith("#define EMBEDDED_ANY_DOMID 0x7FF4u ") for line in kept)
-    assert not [line for line in kept if "XENBACKD" in line or "include" in line]
+    assert not [line for line in kept if not line.startswith("#define ") or "XENBACKD" in line]
 
 
 def test_declarations_of_several_headers_stand_in_the_order_asked_for() -> None:

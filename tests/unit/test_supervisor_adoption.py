@@ -190,6 +190,35 @@ async def test_adoption_quarantine_stays_until_the_operator_ends_it() -> None:
 
 
 @in_clock_loop
+async def test_adoption_quarantine_that_was_cleared_is_not_found_again() -> None:
+    """A closed device needs no worker after `clear`, so no start takes the place of its file."""
+    world = World()
+    world.plug(state=6, frontend=6)
+    left(world, pid=None, quarantined=True)
+    world.records.files[VBD] = world.services.orphans[VBD].record
+    await world.start()
+    assert world.device().lifecycle.hold is Hold.QUARANTINED
+    world.device().release()
+    await settle()
+    assert world.workers.starts == []
+    assert VBD not in world.records.files
+
+
+@in_clock_loop
+async def test_adoption_failures_that_were_cleared_are_not_counted_again() -> None:
+    """The file of a worker that serves forgets them too; that of a dead one does not come back."""
+    world = await adopting(memory=Memory(counted=(1.0, 2.0), streak=2, last="crash"))
+    await comes_back(world)
+    world.device().release()
+    assert world.records.files[VBD].memory == Memory()
+    world.workers.exits(VBD, None)
+    await settle()
+    world.workers.exits(VBD, -11)
+    world.device().release()
+    assert VBD not in world.records.files
+
+
+@in_clock_loop
 async def test_adoption_backend_directory_gone_ends_the_worker_in_order() -> None:
     """There is nothing to serve: told to stop as soon as it can be told, then forgotten."""
     world = World()
