@@ -11,6 +11,7 @@ Invariants:
   Only then does `exited` reach the owner, exactly once for each `start` or `adopt`. An adopted
   process was another supervisor's: its pidfd alone says so, and nobody learns its exit status.
 - At most `parallel` workers are between fork and Hello; the others wait in the order they came.
+- A fork server that does not answer in time is killed and replaced; workers need it no more.
 - Signals go through the pidfd, so they cannot reach a process that inherited the number.
 
 Does not decide anything about restarts and knows nothing of messages.
@@ -32,6 +33,7 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.worker_spec import WorkerSpec
 from supervisor.forking import ForkServer, Launch
+from supervisor.timer import Timer
 
 _log = logging.getLogger("xenbackd.spawner")
 
@@ -40,6 +42,10 @@ PRELOAD: Final = ("worker.preload",)
 
 SERVER_SHORT_LIFE: Final = 1.0
 """Seconds; a fork server that died sooner is started again only when a worker needs it."""
+
+
+FORK_PATIENCE: Final = 120.0
+"""Seconds the fork server has for an answer, its preloading on a busy machine included."""
 
 
 LOCK_RETRY: Final = 0.1
@@ -78,7 +84,10 @@ class WorkerOwner(Protocol):
 
 
 class _Worker:
-    __slots__ = ("device", "forked", "launch", "lock", "looks", "owner", "pidfd", "wanted_dead")
+    __slots__ = (
+        *("device", "forked", "launch", "lock", "looks", "overdue", "owner", "pidfd"),
+        "wanted_dead",
+    )
 
     def __init__(self, device: DeviceId, owner: WorkerOwner) -> None:
         self.device = device
@@ -87,6 +96,8 @@ class _Worker:
         """The device's lock until the child has its copy."""
         self.looks = 0
         self.launch: Launch | None = None
+        self.overdue = Timer()
+        """Until the fork server has said its pid."""
         self.pidfd: int | None = None
         self.forked = False
         self.wanted_dead = False
@@ -106,6 +117,7 @@ class Spawner:
     ) -> None:
         """`directory` is made for the fork server's socket."""
         self.parallel = parallel
+        self.fork_patience = FORK_PATIENCE
         self._entry_point = entry_point
         self._locks = locks
         self._server = ForkServer(preload, directory)
@@ -234,6 +246,7 @@ class Spawner:
             self._watch_server()
             loop = asyncio.get_running_loop()
             loop.add_reader(worker.launch.sentinel, self._forked, worker)
+            worker.overdue.set(self.fork_patience, self._server_hangs)
 
     def _enqueue(self, worker: _Worker, spec: WorkerSpec) -> None:
         """Wait for a slot as soon as the device's lock is ours."""
@@ -264,6 +277,7 @@ class Spawner:
         assert worker.launch is not None
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.launch.sentinel)
+        worker.overdue.cancel()
         try:
             pid = worker.launch.read_pid()
         except HostError as error:
@@ -318,6 +332,7 @@ class Spawner:
 
     def _drop(self, worker: _Worker) -> None:
         device = worker.device
+        worker.overdue.cancel()
         _release(worker)
         if worker.launch is not None:
             worker.launch.close()
@@ -348,6 +363,13 @@ class Spawner:
             asyncio.get_running_loop().remove_reader(self._server_pidfd)
             os.close(self._server_pidfd)
             self._server_pidfd = None
+
+    def _server_hangs(self) -> None:
+        """Killed, it is dealt with as one that died: those it owes a process hear of it."""
+        _log.error("fork server: process %s: does not answer: kill", self._server.pid)
+        if self._server_pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._server_pidfd, signal.SIGKILL)
 
     def _server_died(self) -> None:
         _log.error("fork server: process %s: died", self._server.pid)
