@@ -117,10 +117,15 @@ class Records:
             _log.error("record of worker: %s: %s", record.device, error)
 
     def remove(self, device: DeviceId) -> None:
-        """The worker is known dead. Only the one supervisor makes locks, so none is made now."""
-        for path in (self._path(device), self._lock_path(device)):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        """The worker is known dead, or was never heard of.
+
+        A lock that is held all the same stays: a fork server that was killed may have forked
+        without saying so, and under another lock there would be a second worker beside that one.
+        """
+        with contextlib.suppress(OSError):
+            self._path(device).unlink()
+        with contextlib.suppress(OSError):
+            _sweep_lock(self._lock_path(device))
 
     def lock(self, device: DeviceId) -> int | None:
         """Take the device; a descriptor that holds it, None while a worker does.
@@ -207,7 +212,7 @@ def _sweep_lock(path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
     except BlockingIOError:
-        return  # of an orphan, or of a process that was being forked
+        return  # of an orphan, of a process that was being forked, or of one nobody was told of
     finally:
         os.close(descriptor)
 

@@ -128,6 +128,19 @@ def test_records_lock_is_one_holders(records: Records) -> None:
     os.close(again)
 
 
+def test_records_lock_that_is_held_is_not_taken_away(records: Records, tmp_path: Path) -> None:
+    """Of a process that nobody was told of: the next worker has to wait for its end."""
+    held = records.lock(DEVICE)
+    assert held is not None
+    records.remove(DEVICE)
+
+    assert records.lock(DEVICE) is None
+
+    os.close(held)
+    records.remove(DEVICE)
+    assert names(tmp_path) == set()
+
+
 def test_records_of_a_quarantine_outlive_the_worker(records: Records) -> None:
     """Nobody runs, and nobody may."""
     records.write(record(None, 0, quarantined=True))
