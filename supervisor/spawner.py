@@ -53,7 +53,8 @@ LOCK_RETRY: Final = 0.1
 
 LOCK_PATIENCE: Final = 20
 """Looks before its holder is killed. A worker that had just been forked when its supervisor died
-ends by itself, and until it is forked the lock is on its way to it."""
+ends by itself, and until it is forked the lock is on its way to it. If the kill does not help, the
+next one comes after twice as many: finding a holder means reading every descriptor of the host."""
 
 
 KILL_PATIENCE: Final = 10.0
@@ -85,7 +86,7 @@ class WorkerOwner(Protocol):
 
 class _Worker:
     __slots__ = (
-        *("device", "forked", "launch", "lock", "looks", "overdue", "owner", "pidfd"),
+        *("device", "forked", "kill_at", "launch", "lock", "looks", "overdue", "owner", "pidfd"),
         "wanted_dead",
     )
 
@@ -95,6 +96,8 @@ class _Worker:
         self.lock: int | None = None
         """The device's lock until the child has its copy."""
         self.looks = 0
+        self.kill_at = LOCK_PATIENCE
+        """Number of the look at which the lock's holder is killed next."""
         self.launch: Launch | None = None
         self.overdue = Timer()
         """Until the fork server has said its pid."""
@@ -262,7 +265,8 @@ class Spawner:
             self._pump()
             return
         worker.looks += 1
-        if worker.looks >= LOCK_PATIENCE:
+        if worker.looks >= worker.kill_at:
+            worker.kill_at *= 2
             self._kill_holders(device)
         loop = asyncio.get_running_loop()
         self._locked[device] = loop.call_later(LOCK_RETRY, self._enqueue, worker, spec)
