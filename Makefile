@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embedded/native/*.[chpy]* \
+NATIVE := $(wildcard shared/native/*.[chpy]* worker/native/*.[chpy]* shared/embedded/native/*.[chpy]* \
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 

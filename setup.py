@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Only what pyproject.toml cannot say: the native modules, built by cffi in API mode."""
 
+import sys
+from pathlib import Path
+
 from setuptools import setup
+
+# The build scripts share a module of ours (shared/native/declarations.py).
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 setup(
     cffi_modules=[

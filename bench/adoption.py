@@ -37,7 +37,7 @@ class Held(NamedTuple):
     hypervisor: dict[int, tuple[int, int, int]]
     """Ports, bound ports and handles of each domain; not mappings, for persistent grants grow."""
     files: frozenset[str]
-    """Names in the runtime directory, without the random ones."""
+    """Names in the runtime directory, without the fork servers' sockets, whose names are random."""
     processes: int
     """Of this installation: all that log where its supervisor does."""
 
@@ -54,7 +54,7 @@ def held(lab: Lab, device: DeviceStatus) -> Held:
         files=frozenset(
             str(path.relative_to(lab.directory))
             for path in lab.directory.rglob("*")
-            if not path.name.startswith("listener-")
+            if path.parent.name != "fork"
         ),
         processes=_processes(lab.log_path),
     )

@@ -17,6 +17,7 @@ the machine cannot be had here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import signal
 import sys
@@ -26,6 +27,7 @@ from typing import Final
 from bench.xen_machine import BACKENDS, IMAGE, SIZE_MIB, XenBench, bench_bed
 from bench.xen_report import CASES, Sample, Samples, Standing, broken, costs, rates, standing
 from tests.xen.bed.dom0 import LOG, Dom0
+from tests.xen.bed.image import Bed
 from tests.xen.bed.machine import Machine
 from tests.xen.bed.packages import Unavailable
 
@@ -92,12 +94,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     bed = bench_bed()
     start = time.monotonic()
-    try:
-        bed.build()
-    except Unavailable as why:
-        say(f"skipped: {why}")
-        return SKIPPED
-    say(f"{bed.directory} ready in {time.monotonic() - start:.0f} s")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(bed.mine())
+            bed.build()
+        except Unavailable as why:
+            say(f"skipped: {why}")
+            return SKIPPED
+        say(f"{bed.directory} ready in {time.monotonic() - start:.0f} s")
+        return measure_in(bed, args, seconds)
+
+
+def measure_in(bed: Bed, args: argparse.Namespace, seconds: float) -> int:
+    """Boot the bed and measure."""
     machine = Machine(bed, counted=not args.host_clock)
     try:
         dom0 = Dom0(machine)

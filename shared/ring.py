@@ -64,10 +64,6 @@ class SharedWords:
         """Write a 32-bit word after everything written before."""
         lib.word_store_release(self._word(offset), value & INDEX_MASK)
 
-    def full_barrier(self) -> None:
-        """Order everything before against everything after, stores against loads too."""
-        lib.memory_full_barrier()
-
     def push(self, producer: int, event: int, old: int, new: int) -> bool:
         """Publish a producer index; whether the peer's event index asks to be told.
 

@@ -8,6 +8,7 @@ The worker then says what it is doing, and from there on the device is like any 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from config.model import TypeConfig
@@ -47,3 +48,9 @@ def make_device(
             hold=Hold.QUARANTINED if orphan.record.quarantined else Hold.NONE,
         )
     return Device(id_, frontend_path, services, type_config, handler, life)
+
+
+def close_orphan(orphan: Orphan) -> None:
+    """It does not become a device: its worker lives on, and a later supervisor may adopt it."""
+    if orphan.pidfd is not None:
+        os.close(orphan.pidfd)

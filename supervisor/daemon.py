@@ -29,7 +29,6 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
 
 import zmq
 
@@ -39,9 +38,10 @@ from config.model import Config
 from shared import logs
 from shared.control import WORKERS_SOCKET
 from shared.device_id import DeviceId
-from shared.errors import BlamedError, ConfigError, HostError
+from shared.errors import BackendBug, BlamedError, ConfigError, HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
+from supervisor.adoption import close_orphan
 from supervisor.bus import Bus
 from supervisor.control import Control
 from supervisor.device import Device
@@ -51,6 +51,7 @@ from supervisor.journals import Journals
 from supervisor.notify import notify
 from supervisor.operations import Operations
 from supervisor.places import embedded_dir, hypervisor_of, own_domid, xenstore_target
+from supervisor.predecessors import Predecessors
 from supervisor.publisher import Publisher
 from supervisor.records import Orphan, Records
 from supervisor.registry import Registry
@@ -58,16 +59,13 @@ from supervisor.reload import difference, effective, reconfigure
 from supervisor.scanner import Scanner
 from supervisor.services import Services
 from supervisor.spawner import ENTRY_POINT, PRELOAD, Spawner
-from supervisor.upgrade import SIGNALS, Handover, Predecessors, check, replace
+from supervisor.upgrade import SIGNALS, Handover, Upgrade, signals_held
 from supervisor.watchdog import Watchdog
 
 _log = logging.getLogger("xenbackd.supervisor")
 
 Override = Callable[[Config], Config]
 """Puts what the command line says in the place of what the file says."""
-
-EVENTS_PER_TURN: Final = 64
-"""Watch events handed out before the loop serves others."""
 
 
 class Supervisor:
@@ -97,7 +95,10 @@ class Supervisor:
         self.events = EventLog()
         self.started = asyncio.Event()
         """Set when everything that was there at the start is being served."""
-        self._stop = asyncio.Event()
+        self._awake = asyncio.Event()
+        """There is something to do but serve: to end, or an upgrade."""
+        self._ending = False
+        self._bug: BaseException | None = None
         self._entry_point = entry_point
         self._preload = preload
         self._directory = Path(config.runtime_dir).absolute()
@@ -112,22 +113,22 @@ class Supervisor:
         self._records: Records
         self._orphans: dict[DeviceId, Orphan] = {}
         self._handover = handover
-        self._command = command
-        self._embedded_pid = embedded_pid
-        self._upgrading = False
+        self._upgrade = Upgrade(command, handover, embedded_pid)
         self._instance = Instance(self._directory)
         self._predecessors: Predecessors
         self._control: Control
 
     def stop(self) -> None:
         """Begin the end. Idempotent."""
-        self._stop.set()
+        self._ending = True
+        self._awake.set()
 
     async def run(self) -> None:
         """Serve until told to stop.
 
         Raises:
             ConfigError, HostError: it cannot start; everything opened is closed again.
+            BackendBug: it ended because of a bug, in order.
         """
         async with contextlib.AsyncExitStack() as stack:
             self._handle_signals(stack)
@@ -135,12 +136,16 @@ class Supervisor:
             notify(f"READY=1\nSTATUS=serving {len(self.registry)} devices")
             _log.info("serving: %d devices", len(self.registry))
             self.started.set()
-            await self._stop.wait()
-            while self._upgrading:
-                await self._replace()
-                await self._stop.wait()
+            while not self._ending:
+                await self._awake.wait()
+                self._awake.clear()
+                if self._upgrade.wanted and not self._ending:
+                    await self._replace()
             notify("STOPPING=1")
             await self._stand_down()
+        if self._bug is not None:
+            # Not a success: systemd is to start the next one.
+            raise BackendBug(f"supervisor: process {os.getpid()}: {self._bug!r}") from self._bug
 
     # --- start
 
@@ -218,7 +223,7 @@ class Supervisor:
             xenstore_state=lambda: self._lost or "connected",
             resources=self._resources,
             upgrade=self.upgrade,
-            upgrades=0 if self._handover is None else self._handover.upgrades,
+            upgrades=self._upgrade.count,
         )
         self._control = control = Control(self._directory, operations)
         stack.push_async_callback(control.close)
@@ -232,17 +237,7 @@ class Supervisor:
         )
         watchdog.start()
         stack.callback(watchdog.stop)
-        self._spawn(self._hand_out_events())
-
-    async def _hand_out_events(self) -> None:
-        while True:
-            self._scanner.dispatch(await self._client.events.get())
-            for _ in range(EVENTS_PER_TURN):
-                event = self._client.events.get_nowait()
-                if event is None:
-                    break
-                self._scanner.dispatch(event)
-            await asyncio.sleep(0)  # `get` does not yield while there are events
+        self._spawn(self._client.events.hand_out(self._scanner.dispatch))
 
     def _handle_signals(self, stack: contextlib.AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
@@ -281,8 +276,7 @@ class Supervisor:
     def _close_orphans(self) -> None:
         """Who was not taken up (xenstored was away) lives on for the next supervisor."""
         for orphan in self._orphans.values():
-            if orphan.pidfd is not None:
-                os.close(orphan.pidfd)
+            close_orphan(orphan)
 
     # --- while it serves
 
@@ -317,37 +311,27 @@ class Supervisor:
             ConfigError: the new code refuses the configuration; nothing has changed.
             HostError: the new code cannot be run, or this process not replaced.
         """
-        if not self._command:
-            raise HostError("upgrade: this supervisor was not started by its command line")
         async with self._reloading:
-            await check(self._command)
-            if not self._stop.is_set():
+            await self._upgrade.prepare()
+            if not self._ending:
                 self.events.add("upgrade", "", "the installed code is good; replacing this one")
-                self._upgrading = True
-                self._stop.set()
+                self._upgrade.wanted = True
+                self._awake.set()
         return "the installed code is good; the supervisor is replaced"
 
     async def _replace(self) -> None:
-        """Become the new image; if that cannot be, go on serving."""
-        self._upgrading = False
-        self._stop.clear()
+        """Become the new image; if that cannot be, go on serving, or end if that was asked for."""
+        self._upgrade.wanted = False
         stamp = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         notify(f"RELOADING=1\nMONOTONIC_USEC={stamp}\nSTATUS=upgrading")
         _log.info("upgrade: replacing this image")
         # Also sends what is on its way to the command line.
         await self._control.close()
-        upgrades = 0 if self._handover is None else self._handover.upgrades
+        children = (*self._predecessors.pids, *self._spawner.helpers())
         try:
-            replace(
-                self._command,
-                Handover(
-                    pid=os.getpid(),
-                    lock=self._instance.lock,
-                    children=(*self._predecessors.pids, *self._spawner.helpers()),
-                    embedded=self._embedded_pid,
-                    upgrades=upgrades + 1,
-                ),
-            )
+            async with signals_held():
+                if not self._ending:
+                    self._upgrade.carry_out(self._instance.lock, children)
         except HostError as error:
             _log.error("%s", error)
             self.events.add("upgrade", "", f"failed: {error}")
@@ -400,4 +384,5 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.critical("bug in the supervisor; please report it", exc_info=error)
+            self._bug = self._bug or error
             self.stop()

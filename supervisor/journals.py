@@ -11,7 +11,6 @@ Does not look into them.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -53,16 +52,19 @@ class Journals:
     def remove(self, device: DeviceId) -> None:
         """The device is gone; a worker that is still there keeps its file, for `sweep` to find."""
         path = self.path(device)
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                finally:
-                    os.close(descriptor)
-            except BlockingIOError:
-                _log.debug("journal: %s: in use, kept", device)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            _log.debug("journal: %s: in use, kept", device)
+        except OSError as error:
+            _log.error("journal: %s: %s: left behind", path, error.strerror)
 
     async def sweep(self, store: Store, own_path: str) -> None:
         """Remove what devices left that went while nobody served.

@@ -117,10 +117,15 @@ class Records:
             _log.error("record of worker: %s: %s", record.device, error)
 
     def remove(self, device: DeviceId) -> None:
-        """The worker is known dead. Only the one supervisor makes locks, so none is made now."""
-        for path in (self._path(device), self._lock_path(device)):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        """The worker is known dead, or was never heard of.
+
+        A lock that is held all the same stays: a fork server that was killed may have forked
+        without saying so, and under another lock there would be a second worker beside that one.
+        """
+        with contextlib.suppress(OSError):
+            self._path(device).unlink()
+        with contextlib.suppress(OSError):
+            _sweep_lock(self._lock_path(device))
 
     def lock(self, device: DeviceId) -> int | None:
         """Take the device; a descriptor that holds it, None while a worker does.
@@ -138,6 +143,9 @@ class Records:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError as error:
+            os.close(descriptor)
+            raise HostError(f"lock of worker: {device}: {error.strerror}") from error
         return descriptor
 
     def holders(self, device: DeviceId) -> list[int]:
@@ -159,11 +167,11 @@ class Records:
 def start_time(pid: int) -> int:
     """Start of a process in clock ticks since boot; 0 if there is none of that number."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return 0
-    # The second field is the name in parentheses, which may contain anything.
-    return int(stat.rpartition(")")[2].split()[19])
+    # The second field is the name in parentheses, which the process chooses: any bytes.
+    return int(stat.rpartition(b")")[2].split()[19])
 
 
 def digest(value: Any) -> str:
@@ -204,7 +212,7 @@ def _sweep_lock(path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
     except BlockingIOError:
-        return  # of an orphan, or of a process that was being forked
+        return  # of an orphan, of a process that was being forked, or of one nobody was told of
     finally:
         os.close(descriptor)
 

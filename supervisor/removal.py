@@ -52,7 +52,7 @@ class Removal:
         )
         if not over or self._services.own_domid == TOOLSTACK_DOMID:
             self.cancel()
-        elif self._timer is None:
+        elif self._timer is None and not self.due:
             self._timer = asyncio.get_running_loop().call_later(AFTER, self._due)
 
     def cancel(self) -> None:
@@ -63,7 +63,7 @@ class Removal:
             self._timer = None
 
     async def execute(self) -> None:
-        """Remove it.
+        """Remove it; what fails is due again `AFTER` seconds after the next `note`.
 
         Raises:
             OvertakenError: something else stands there by now.
@@ -73,5 +73,6 @@ class Removal:
         await self._services.publisher.remove(self._device, self._frontend_path)
 
     def _due(self) -> None:
+        self._timer = None
         self.due = True
         self._wake()

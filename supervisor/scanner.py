@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Final, Protocol
+from typing import Final
 
 from shared import lifecycle_types as t
 from shared.device_id import DEVID_MAX, DOMID_FIRST_RESERVED, DeviceId
@@ -35,8 +35,9 @@ from shared.xenstore.errors import (
     ConnectionLostError,
     NoEntryError,
 )
+from shared.xenstore.wire import WatchEvent
 from supervisor import probe
-from supervisor.adoption import make_device
+from supervisor.adoption import close_orphan, make_device
 from supervisor.device import Device
 from supervisor.paths import (
     backend_path,
@@ -56,18 +57,6 @@ PARALLEL: Final = 16
 
 RELEASE: Final = "@releaseDomain"
 INTRODUCE: Final = "@introduceDomain"
-
-
-class Changed(Protocol):
-    """A watch event of the client."""
-
-    @property
-    def path(self) -> str:
-        """What changed."""
-
-    @property
-    def token(self) -> str:
-        """Which watch says so."""
 
 
 class Scanner:
@@ -154,7 +143,7 @@ class Scanner:
 
     # --- watch events
 
-    def dispatch(self, event: Changed) -> None:
+    def dispatch(self, event: WatchEvent) -> None:
         """Hand a watch event to whom it concerns; never waits."""
         kind, _, name = event.token.partition(":")
         if kind == "device":
@@ -322,12 +311,20 @@ class Scanner:
 
     def _end_orphan(self, id_: DeviceId) -> None:
         """There is no device to serve: a worker that was left for it is ended in order."""
-        if (orphan := self._services.orphans.pop(id_, None)) is not None:
-            path, services = orphan.record.frontend_path, self._services
-            self._registry.add(device := make_device(id_, path, services, self._handlers, orphan))
-            device.feed(t.TakeUp(XenbusState.CLOSED, XenbusState.UNKNOWN, online=False))
-            device.adopt(orphan)
-            device.gone()
+        if (orphan := self._services.orphans.pop(id_, None)) is None:
+            return
+        path, services = orphan.record.frontend_path, self._services
+        try:
+            device = make_device(id_, path, services, self._handlers, orphan)
+        except ConfigError as error:
+            # It ends by itself after its orphan_grace, or is killed for a successor (its lock).
+            _log.error("worker: %s: left alone: %s", id_, error)
+            close_orphan(orphan)
+            return
+        self._registry.add(device)
+        device.feed(t.TakeUp(XenbusState.CLOSED, XenbusState.UNKNOWN, online=False))
+        device.adopt(orphan)
+        device.gone()
 
     async def _refuse(self, id_: DeviceId, blame: Blame, text: str) -> None:
         if self._told.get(id_) == text:

@@ -22,7 +22,8 @@ from shared import logs
 from shared.errors import BackendBug, BlamedError
 from supervisor.daemon import Override, Supervisor
 from supervisor.places import embedded_dir
-from supervisor.upgrade import Handover, end_child, own_command, take
+from supervisor.predecessors import end_child
+from supervisor.upgrade import Handover, own_command, take
 
 _log = logging.getLogger("xenbackd.supervisor")
 

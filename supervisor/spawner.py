@@ -11,6 +11,7 @@ Invariants:
   Only then does `exited` reach the owner, exactly once for each `start` or `adopt`. An adopted
   process was another supervisor's: its pidfd alone says so, and nobody learns its exit status.
 - At most `parallel` workers are between fork and Hello; the others wait in the order they came.
+- A fork server that does not answer in time is killed and replaced; workers need it no more.
 - Signals go through the pidfd, so they cannot reach a process that inherited the number.
 
 Does not decide anything about restarts and knows nothing of messages.
@@ -32,6 +33,7 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.worker_spec import WorkerSpec
 from supervisor.forking import ForkServer, Launch
+from supervisor.timer import Timer
 
 _log = logging.getLogger("xenbackd.spawner")
 
@@ -42,12 +44,17 @@ SERVER_SHORT_LIFE: Final = 1.0
 """Seconds; a fork server that died sooner is started again only when a worker needs it."""
 
 
+FORK_PATIENCE: Final = 120.0
+"""Seconds the fork server has for an answer, its preloading on a busy machine included."""
+
+
 LOCK_RETRY: Final = 0.1
 """Seconds between two looks at a lock that is held; a lock has no descriptor to wait for."""
 
 LOCK_PATIENCE: Final = 20
 """Looks before its holder is killed. A worker that had just been forked when its supervisor died
-ends by itself, and until it is forked the lock is on its way to it."""
+ends by itself, and until it is forked the lock is on its way to it. If the kill does not help, the
+next one comes after twice as many: finding a holder means reading every descriptor of the host."""
 
 
 KILL_PATIENCE: Final = 10.0
@@ -78,7 +85,10 @@ class WorkerOwner(Protocol):
 
 
 class _Worker:
-    __slots__ = ("device", "forked", "launch", "lock", "looks", "owner", "pidfd", "wanted_dead")
+    __slots__ = (
+        *("device", "forked", "kill_at", "launch", "lock", "looks", "overdue", "owner", "pidfd"),
+        "wanted_dead",
+    )
 
     def __init__(self, device: DeviceId, owner: WorkerOwner) -> None:
         self.device = device
@@ -86,7 +96,11 @@ class _Worker:
         self.lock: int | None = None
         """The device's lock until the child has its copy."""
         self.looks = 0
+        self.kill_at = LOCK_PATIENCE
+        """Number of the look at which the lock's holder is killed next."""
         self.launch: Launch | None = None
+        self.overdue = Timer()
+        """Until the fork server has said its pid."""
         self.pidfd: int | None = None
         self.forked = False
         self.wanted_dead = False
@@ -106,6 +120,7 @@ class Spawner:
     ) -> None:
         """`directory` is made for the fork server's socket."""
         self.parallel = parallel
+        self.fork_patience = FORK_PATIENCE
         self._entry_point = entry_point
         self._locks = locks
         self._server = ForkServer(preload, directory)
@@ -234,6 +249,7 @@ class Spawner:
             self._watch_server()
             loop = asyncio.get_running_loop()
             loop.add_reader(worker.launch.sentinel, self._forked, worker)
+            worker.overdue.set(self.fork_patience, self._server_hangs)
 
     def _enqueue(self, worker: _Worker, spec: WorkerSpec) -> None:
         """Wait for a slot as soon as the device's lock is ours."""
@@ -249,7 +265,8 @@ class Spawner:
             self._pump()
             return
         worker.looks += 1
-        if worker.looks >= LOCK_PATIENCE:
+        if worker.looks >= worker.kill_at:
+            worker.kill_at *= 2
             self._kill_holders(device)
         loop = asyncio.get_running_loop()
         self._locked[device] = loop.call_later(LOCK_RETRY, self._enqueue, worker, spec)
@@ -264,6 +281,7 @@ class Spawner:
         assert worker.launch is not None
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.launch.sentinel)
+        worker.overdue.cancel()
         try:
             pid = worker.launch.read_pid()
         except HostError as error:
@@ -318,6 +336,7 @@ class Spawner:
 
     def _drop(self, worker: _Worker) -> None:
         device = worker.device
+        worker.overdue.cancel()
         _release(worker)
         if worker.launch is not None:
             worker.launch.close()
@@ -348,6 +367,13 @@ class Spawner:
             asyncio.get_running_loop().remove_reader(self._server_pidfd)
             os.close(self._server_pidfd)
             self._server_pidfd = None
+
+    def _server_hangs(self) -> None:
+        """Killed, it is dealt with as one that died: those it owes a process hear of it."""
+        _log.error("fork server: process %s: does not answer: kill", self._server.pid)
+        if self._server_pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._server_pidfd, signal.SIGKILL)
 
     def _server_died(self) -> None:
         _log.error("fork server: process %s: died", self._server.pid)

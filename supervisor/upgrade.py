@@ -20,11 +20,10 @@ import asyncio
 import contextlib
 import importlib
 import os
-import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
@@ -106,6 +105,9 @@ async def check(command: Sequence[str]) -> None:
                     await _end_of(process.pid)
             except TimeoutError:
                 process.kill()
+            except BaseException:
+                process.kill()  # the loop must not stand still until it ends
+                raise
         said = os.pread(output, 1 << 16, 0).decode("utf-8", "replace").strip()[-REPORT_MAX:]
     except OSError as error:
         raise HostError(f"upgrade: {command[0]}: {error.strerror}") from error
@@ -117,66 +119,67 @@ async def check(command: Sequence[str]) -> None:
         raise HostError(f"upgrade: refused: exit status {process.returncode}: {said}")
 
 
+@contextlib.asynccontextmanager
+async def signals_held() -> AsyncIterator[None]:
+    """Keep `SIGNALS` for whoever unblocks them, over an execve too; what came before is heard.
+
+    The loop hears of a signal in two turns after it came: one reads the byte that the signal left
+    in a socket, the next one calls the handler.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def replace(command: Sequence[str], handover: Handover) -> None:
-    """Become the new image. Returns only by an error, and then nothing has changed.
+    """Become the new image, while `signals_held`. Returns only by an error: nothing has changed.
 
     Raises:
         HostError: execve failed.
     """
     os.set_inheritable(handover.lock, True)
     os.environ[VARIABLE] = msgspec.json.encode(handover).decode()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         os.execv(command[0], list(command))  # noqa: S606 - our own command line, no shell
     except OSError as error:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         del os.environ[VARIABLE]
         os.set_inheritable(handover.lock, False)
         raise HostError(f"upgrade: {command[0]}: {error.strerror}") from error
 
 
-class Predecessors:
-    """Children of the images before this one, reaped when they end. Used in the loop's thread."""
+class Upgrade:
+    """An upgrade of this process. `wanted`: it was asked for, and the installed code is good."""
 
-    def __init__(self, pids: Iterable[int]) -> None:
-        self._pidfds: dict[int, int] = {}
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                pidfd = self._pidfds[pid] = os.pidfd_open(pid)
-                asyncio.get_running_loop().add_reader(pidfd, self._ended, pid)
+    def __init__(
+        self, command: Sequence[str], before: Handover | None, embedded_pid: int | None
+    ) -> None:
+        """`command` replaces this image (empty: nothing can); `before` was left by the last one."""
+        self.count = 0 if before is None else before.upgrades
+        """How often the process has been replaced in place."""
+        self.wanted = False
+        self._command = command
+        self._embedded_pid = embedded_pid
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """Those that live."""
-        return tuple(self._pidfds)
+    async def prepare(self) -> None:
+        """Check the installed code; raises as `check`."""
+        if not self._command:
+            raise HostError("upgrade: this supervisor was not started by its command line")
+        await check(self._command)
 
-    def close(self) -> None:
-        """Look no more. Idempotent."""
-        for pid in list(self._pidfds):
-            self._forget(pid)
-
-    def _ended(self, pid: int) -> None:
-        self._forget(pid)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-
-    def _forget(self, pid: int) -> None:
-        pidfd = self._pidfds.pop(pid)
-        asyncio.get_running_loop().remove_reader(pidfd)
-        os.close(pidfd)
-
-
-def end_child(pid: int, patience: float) -> None:
-    """End a child of this process that an image before started: SIGTERM, then SIGKILL."""
-    with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-            if not select.select([pidfd], [], [], patience)[0]:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-        os.waitpid(pid, 0)
+    def carry_out(self, lock: int, children: Sequence[int]) -> None:
+        """Replace this image, which holds `lock` and has these children; raises as `replace`."""
+        handover = Handover(
+            pid=os.getpid(),
+            lock=lock,
+            children=tuple(children),
+            embedded=self._embedded_pid,
+            upgrades=self.count + 1,
+        )
+        replace(self._command, handover)
 
 
 async def _end_of(pid: int) -> None:

@@ -12,7 +12,7 @@ from supervisor.services import Files
 
 
 class WorkerFile:
-    """The record of one device (`supervisor.records`), None before its first worker."""
+    """The record of one device (`supervisor.records`), None while there is nothing to remember."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -48,12 +48,25 @@ class WorkerFile:
         """The frontend's snapshot is on its way to it."""
         self._change(ring=identity)
 
+    def forgiven(self, memory: Memory) -> None:
+        """Failures were forgotten; a successor is not to count them, or quarantine for them."""
+        if self._record is None:
+            return
+        if self._record.quarantined:
+            self._files.remove(self._record.device)
+            self._record = None
+        else:
+            self._change(memory=memory)
+
     def over(self, *, quarantined: bool, memory: Memory) -> None:
         """It is dead; only a quarantine is worth remembering."""
-        if self._record is not None:
-            self._files.remove(self._record.device)
-        if quarantined:
-            self._change(pid=None, quarantined=True, memory=memory)
+        record, self._record = self._record, None
+        if record is not None:
+            self._files.remove(record.device)
+            if quarantined:
+                self._write(
+                    msgspec.structs.replace(record, pid=None, quarantined=True, memory=memory)
+                )
 
     def _change(self, **fields: object) -> None:
         if self._record is not None:

@@ -205,6 +205,7 @@ class WorkerLink:
     def forgive(self) -> None:
         """The operator's word, or what was complained about has changed: failures are forgotten."""
         self.policy.reset()
+        self.file.forgiven(self.policy.memory)
         self._admission.waive(self._services.clock())
         self.cancel_backoff()
 

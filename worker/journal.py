@@ -34,7 +34,10 @@ def open_journal(path: str, device: DeviceId) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            raise HostError(f"journal: {device}: another worker has it ({path})") from error
+            cause = (
+                "another worker has it" if isinstance(error, BlockingIOError) else error.strerror
+            )
+            raise HostError(f"journal: {device}: {cause} ({path})") from error
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)

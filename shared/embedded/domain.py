@@ -35,7 +35,7 @@ from shared.embedded.protocol import (
     GrantFlags,
 )
 from shared.errors import HostError
-from shared.hypervisor.embedded import EmbeddedEventChannels, EmbeddedGrantTable, NativeHandle
+from shared.hypervisor.embedded import EmbeddedEventChannels, EmbeddedGrantTable, EmbeddedHandle
 from shared.hypervisor.interface import GrantRef, Port
 
 _GRANT_TABLE: Final = GRANT_FRAME * PAGE_SIZE
@@ -66,7 +66,7 @@ class Domain:
         # Taken from the end: the lowest reference first.
         self._free_refs = list(range(GRANT_ENTRIES - 1, FIRST_REF - 1, -1))
         self._closed = False
-        handle = NativeHandle(directory, domid)
+        handle = EmbeddedHandle(directory, domid)
         self.event_channels = EmbeddedEventChannels(handle)
         self.grant_table = EmbeddedGrantTable(handle)
         self._ops: Any = ffi.new("struct hv_ops *")

@@ -19,7 +19,7 @@ import msgspec
 from shared.embedded.native._embedded import ffi, lib
 from shared.embedded.protocol import ANY_DOMID, DEFAULT_PAGES, TEXT_MAX, Op
 from shared.errors import ConfigError, HostError
-from shared.hypervisor.embedded import NativeHandle
+from shared.hypervisor.embedded import EmbeddedHandle
 
 
 class CreatedDomain(NamedTuple):
@@ -70,7 +70,7 @@ class Hypercalls:
     """A handle of dom0 for managing domains. Raises HostError wherever the hypervisor refuses."""
 
     def __init__(self, directory: Path, domid: int = 0) -> None:
-        self._handle = NativeHandle(directory, domid)
+        self._handle = EmbeddedHandle(directory, domid)
 
     def create_domain(
         self, name: str = "", pages: int = DEFAULT_PAGES, domid: int = ANY_DOMID

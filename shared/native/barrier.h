@@ -24,11 +24,6 @@ static inline void store_release32(volatile uint32_t *address, uint32_t value)
     __atomic_store_n(address, value, __ATOMIC_RELEASE);
 }
 
-static inline uint64_t load_acquire64(const volatile uint64_t *address)
-{
-    return __atomic_load_n(address, __ATOMIC_ACQUIRE);
-}
-
 static inline void store_release64(volatile uint64_t *address, uint64_t value)
 {
     __atomic_store_n(address, value, __ATOMIC_RELEASE);

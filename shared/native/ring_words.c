@@ -18,11 +18,6 @@ void word_store_release(uintptr_t address, uint32_t value)
     store_release32(word(address), value);
 }
 
-void memory_full_barrier(void)
-{
-    full_barrier();
-}
-
 int ring_push(uintptr_t producer, uintptr_t event, uint32_t old, uint32_t new_index)
 {
     store_release32(word(producer), new_index);

@@ -10,7 +10,6 @@
 
 uint32_t word_load_acquire(uintptr_t address);
 void word_store_release(uintptr_t address, uint32_t value);
-void memory_full_barrier(void);
 
 /*
  * Publish a producer index and say whether the peer asked to be told: 1 if its event index lies

@@ -3,9 +3,9 @@
 
 - Requests are pipelined and time-limited; cancelling one is safe (see `session`).
 - Watch events arrive in `client.events`, coalesced and fair between domains (see `watches`).
-- When the connection breaks, what is in flight fails at once with `ConnectionLostError`; in the
-  background it is made anew, all watches are registered again, and then `on_reconnect` is called,
-  since everything may have changed in between. Until then requests fail at once.
+- When the connection breaks, what is in flight fails at once with `ConnectionLostError`. It is made
+  anew (see `keeper`), and then `on_reconnect` is called, since everything may have changed in
+  between. Until then requests fail at once.
 
 No threads; pyxs's Router, Client and Monitor are not used. A client belongs to one event loop.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -29,8 +28,8 @@ from shared.xenstore.errors import (
     TooBigError,
     TransactionConflictError,
     WireError,
-    XenstoreError,
 )
+from shared.xenstore.keeper import SessionKeeper
 from shared.xenstore.listing import PartialListing, decode_names
 from shared.xenstore.session import Session
 from shared.xenstore.transport import Target
@@ -39,16 +38,10 @@ from shared.xenstore.wire import Op, Perm, encode_perms, join_strings, split_str
 
 T = TypeVar("T")
 
-RECONNECT_FIRST: Final = 0.1
-"""Seconds from the loss of the connection to the first attempt; doubled after each."""
-RECONNECT_MAX: Final = 5.0
-"""Seconds between two attempts at most."""
 TRANSACTION_ATTEMPTS: Final = 50
 """Conflicts in a row after which a transaction is given up; others commit at each of them."""
 TRANSACTIONS_MAX: Final = 8
 """Transactions open at one time; xenstored allows an unprivileged domain ten."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +80,23 @@ class XenstoreClient:
         self.events = WatchQueue()
         self.on_reconnect = on_reconnect
         self.on_disconnect = on_disconnect
-        self._target = target
-        self._timeout = timeout
         self._watches = WatchTable()
-        self._session: Session | None = None
-        self._next_id = 1
-        self._requests = 0
-        self._reconnects = 0
-        self._lost = asyncio.Event()
+        self._keeper = SessionKeeper(
+            target,
+            timeout=timeout,
+            watches=self._watches,
+            on_event=self._on_event,
+            on_lost=self._disconnected,
+            on_back=self._reconnected,
+        )
         self._transactions = asyncio.Semaphore(TRANSACTIONS_MAX)
-        self._keeper: asyncio.Task[None] | None = None
 
     # The connection
 
     @property
     def connected(self) -> bool:
         """Whether requests can be made now: connected, all watches registered."""
-        return self._session is not None
+        return self._keeper.session is not None
 
     async def connect(self) -> None:
         """Connect, and from now on stay connected until `close`.
@@ -111,27 +104,20 @@ class XenstoreClient:
         Raises:
             HostError: can't connect; names the path and the remedy.
         """
-        if self._keeper is not None:
-            return
-        self._session = self._open_session()
-        self._keeper = asyncio.create_task(self._keep_connected(), name="xenstore-keeper")
+        self._keeper.open()
 
     async def close(self) -> None:
         """Disconnect for good. What is in flight fails. Idempotent."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None and keeper is not asyncio.current_task():
-            keeper.cancel()
-            await asyncio.wait([keeper])
-        self._leave_session("the connection was closed")
+        await self._keeper.close()
 
     def statistics(self) -> Statistics:
         """Counters and levels."""
-        session = self._session
+        session = self._keeper.session
         return Statistics(
-            requests=self._requests + (session.requests if session else 0),
+            requests=self._keeper.requests,
             in_flight=session.in_flight if session else 0,
             watches=len(self._watches),
-            reconnects=self._reconnects,
+            reconnects=self._keeper.reconnects,
             events_pending=len(self.events),
             events_coalesced=self.events.coalesced,
             events_dropped=self.events.dropped,
@@ -254,7 +240,9 @@ class XenstoreClient:
                 except TransactionConflictError:
                     continue
                 return result
-        raise HostError(f"xenstore transaction: {self._target.path}: {attempts} conflicts in a row")
+        raise HostError(
+            f"xenstore transaction: {self._keeper.target.path}: {attempts} conflicts in a row"
+        )
 
     # Watches
 
@@ -296,7 +284,7 @@ class XenstoreClient:
         if watch is None:
             raise NoEntryError(Op.UNWATCH.label, path, "ENOENT")
         self._forget_watch(watch)
-        if self._session is not None:
+        if self.connected:
             with contextlib.suppress(ConnectionLostError):
                 await self._request(Op.UNWATCH, join_strings(Op.UNWATCH, path, token))
 
@@ -312,100 +300,27 @@ class XenstoreClient:
     # Plumbing
 
     def _usable(self, op: Op, subject: str) -> Session:
-        if self._session is None:
+        session = self._keeper.session
+        if session is None:
             raise ConnectionLostError(op.label, subject, "not connected to xenstored")
-        return self._session
+        return session
 
     def _request(self, op: Op, payload: bytes, tx: int = 0) -> asyncio.Future[bytes]:
-        subject = payload.split(b"\0", 1)[0].decode("ascii") if self._session is None else ""
+        subject = "" if self.connected else payload.split(b"\0", 1)[0].decode("ascii")
         return self._usable(op, subject).request(op, payload, tx)
 
     def _path_request(self, op: Op, path: str, tx: int = 0) -> asyncio.Future[bytes]:
         return self._request(op, join_strings(op, path), tx)
 
-    def _open_session(self) -> Session:
-        return Session(
-            self._target,
-            timeout=self._timeout,
-            on_event=self._on_event,
-            on_lost=self._on_lost,
-            first_id=self._next_id,
-        )
-
-    def _leave_session(self, cause: str) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.close(cause)
-            self._next_id = session.next_id
-            self._requests += session.requests
-
-    def _on_lost(self, cause: str) -> None:
-        """The session in use died, or the one that was being made ready."""
-        self._lost.set()
-        if self._session is None:
-            return
-        self._leave_session(cause)
-        log.error("xenstore: %s: connection lost: %s", self._target.path, cause)
+    def _disconnected(self, cause: str) -> None:
         if self.on_disconnect is not None:
             self.on_disconnect(cause)
 
-    async def _keep_connected(self) -> None:
-        while True:
-            await self._lost.wait()
-            await self._reconnect()
-            self._reconnects += 1
-            log.info("xenstore: %s: connected again", self._target.path)
-            if self.on_reconnect is None:
-                continue
-            try:
-                result = self.on_reconnect()
-                if inspect.isawaitable(result):
-                    await result
-            except ConnectionLostError:
-                continue  # Lost again meanwhile: it is called again after the next reconnect.
-            except Exception:
-                # Whatever the callback does wrong, the connection has to be kept up.
-                log.exception("xenstore: the rescan after reconnecting failed")
-
-    async def _reconnect(self) -> None:
-        """Return with a new session in use, its watches registered."""
-        delay = RECONNECT_FIRST
-        while True:
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, RECONNECT_MAX)
-            self._lost.clear()
-            try:
-                session = self._open_session()
-            except HostError as error:
-                log.debug("%s", error)
-                continue
-            try:
-                await self._register_watches(session)
-            except ConnectionLostError as error:
-                log.debug("%s", error)
-                continue
-            except BaseException:
-                session.close()
-                raise
-            if self._lost.is_set():
-                continue  # It died right after the last watch was registered.
-            self._session = session
-            return
-
-    async def _register_watches(self, session: Session) -> None:
-        """Register all watches with a new session, and take back those removed meanwhile."""
-        watches = self._watches.all()
-        payloads = [join_strings(Op.WATCH, watch.path, watch.token) for watch in watches]
-        outcomes = await asyncio.gather(
-            *(session.request(Op.WATCH, payload) for payload in payloads), return_exceptions=True
-        )
-        for watch, payload, outcome in zip(watches, payloads, outcomes, strict=True):
-            if isinstance(outcome, ConnectionLostError):
-                raise outcome
-            if isinstance(outcome, XenstoreError):
-                log.error("xenstore: watch not registered again: %s", outcome)
-            elif watch not in self._watches:
-                session.send(Op.UNWATCH, payload)
+    async def _reconnected(self) -> None:
+        if self.on_reconnect is not None:
+            result = self.on_reconnect()
+            if inspect.isawaitable(result):
+                await result
 
 
 def _transaction_id(reply: bytes) -> int:

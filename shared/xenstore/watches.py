@@ -22,6 +22,9 @@ from shared.xenstore.wire import WatchEvent
 PENDING_PER_DOMAIN_MAX: Final = 256
 """Events kept per domain; some devices' worth of nodes written at once."""
 
+EVENTS_PER_TURN: Final = 64
+"""Events handed out before the loop serves others."""
+
 NO_DOMAIN: Final = -1
 """Key of events whose path the watch's callable could not read a domain from."""
 
@@ -137,6 +140,17 @@ class WatchQueue:
         else:
             del self._pending[domain]
         return WatchEvent(path, watch.token)
+
+    async def hand_out(self, take: Callable[[WatchEvent], None]) -> None:
+        """Call `take` with every event, for ever."""
+        while True:
+            take(await self.get())
+            for _ in range(EVENTS_PER_TURN):
+                event = self.get_nowait()
+                if event is None:
+                    break
+                take(event)
+            await asyncio.sleep(0)  # `get` does not yield while there are events
 
     def put(self, watch: Watch, untrusted_path: str) -> None:
         """An event has arrived."""

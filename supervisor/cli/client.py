@@ -55,6 +55,8 @@ class Client:
         self._timeout = timeout
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        """Tells a patient request that the connection has ended."""
 
     def __enter__(self) -> Client:
         return self
@@ -75,10 +77,10 @@ class Client:
     def ask(
         self, request: control.AnyRequest, expected: type[ReplyT], *, patient: bool = False
     ) -> ReplyT:
-        """Send a request and wait for its reply; `patient`: as long as there is a supervisor.
+        """Send a request and wait for its reply; `patient`: as long as the supervisor is there.
 
         Raises:
-            UnavailableError: nobody there, or no reply in time.
+            UnavailableError: nobody there, no reply in time, or it went away meanwhile.
             RefusedError: the supervisor refused.
             BackendBug: the reply is not what the request is answered by.
         """
@@ -100,18 +102,22 @@ class Client:
         return reply
 
     def _exchange(self, data: bytes, patient: bool) -> bytes:
+        if patient:
+            self._disconnect()
         if self._socket is None:
             # ZeroMQ connects for ever in the background; whether somebody listens is asked first.
             check_listening(self._path)
             self._socket = self._context.socket(zmq.DEALER)
             self._socket.setsockopt(zmq.LINGER, 0)
+            if patient:
+                self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             self._socket.connect(f"ipc://{self._path}")
         limit = round(self._timeout * 1000)
         if self._socket.poll(limit, zmq.POLLOUT):
             self._socket.send(data, zmq.NOBLOCK)
-            while not (there := self._socket.poll(limit, zmq.POLLIN)) and patient:
-                check_listening(self._path)
-            if there:
+            if self._monitor is not None:
+                self._wait_patiently(self._socket, self._monitor)
+            if self._socket.poll(limit, zmq.POLLIN):
                 return self._socket.recv_multipart(zmq.NOBLOCK)[-1]
         # A late reply must not be taken for that of the next request.
         self._disconnect()
@@ -121,8 +127,28 @@ class Client:
             "Its log says what it does; systemctl status xenbackd, or send it SIGTERM.",
         )
 
+    def _wait_patiently(self, asked: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+        """Wait for the reply, or for the end of whoever was asked: its successor knows of nothing.
+
+        Raises:
+            UnavailableError: it ended, or was replaced.
+        """
+        poller = zmq.Poller()
+        poller.register(asked, zmq.POLLIN)
+        poller.register(monitor, zmq.POLLIN)
+        # What it said last has arrived before its end is told.
+        if asked not in dict(poller.poll()) and not asked.poll(0, zmq.POLLIN):
+            raise UnavailableError(
+                f"the supervisor went away: {self._path}",
+                "It ended or was replaced; xenbackd status tells how far it came.",
+            )
+
     def _disconnect(self) -> None:
         if self._socket is not None:
+            if self._monitor is not None:
+                self._socket.disable_monitor()
+                self._monitor.close(linger=0)
+                self._monitor = None
             self._socket.close(linger=0)
             self._socket = None
 

@@ -29,9 +29,6 @@ BACKLOG: Final = 8
 RECEIVE_SIZE: Final = 4096
 """Bytes read at once, which bounds the answers to them: some hundred kilobytes at worst."""
 
-Callback = Callable[[int], None]
-"""What the selector's keys carry; called with the events."""
-
 
 class Listener:
     """One QMP socket. It is removed by `close` if it is still ours."""

@@ -9,25 +9,26 @@ memory, disk and the journal's file stay; the next worker has nothing else to go
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cffi import FFI
 
-from tests.fakes.blk import DATA_PAGE, LAYOUT_64, OKAY, RING_PAGE, FakeDisk, FakeFrontend
+from shared.native.declarations import ROOT, declarations
+from tests.fakes.blk import DATA_PAGE, LAYOUT_64, OKAY, READ, RING_PAGE, FakeDisk, FakeFrontend
 from tests.fakes.hv import PAGE, PORT, FakeHypervisor
 from worker.native import build
 from worker.native._block import ffi as block_ffi
 from worker.native._block import lib as block_lib
 
-ROOT = Path(__file__).parents[2]
 KILLED = -1000
 CRASHED_AT = 12
 """Offset of the crash mark in the journal's file (blk_journal.h)."""
@@ -41,8 +42,7 @@ def native() -> Any:
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     ffi = FFI()
     ffi.cdef("struct iovec { void *iov_base; size_t iov_len; };")
-    for header in ("shared/native/hv_ops.h", "worker/native/blk_api.h"):
-        ffi.cdef(build.declarations(header))
+    ffi.cdef(declarations(*build.HEADERS))
     own = ROOT / "tests/fakes/native"
     ffi.cdef((own / "blk_inject.h").read_text())
     sources = [
@@ -248,6 +248,22 @@ class Mortal:
         """A request of 4 KiB with one data page."""
         self.frontend.put(operation, ident, sector, [(100 + page, 0, 7)])
 
+    def read(self, *idents: int) -> None:
+        """Put reads, each of a sector and a page of its own, and let the worker begin them."""
+        for ident in idents:
+            self.put(READ, ident, ident * 8, ident)
+        self.frontend.push()
+        self.run()
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Mortal]:
+    """A worker on a new ring."""
+    it = Mortal()
+    assert it.start(resume=False) == 0
+    yield it
+    it.close()
+
 
 def statuses(answers: Sequence[tuple[int, int, int]]) -> dict[int, int]:
     """Status by id; an id that was answered twice fails the test."""
@@ -263,4 +279,14 @@ def stamp(number: int) -> bytes:
     return number.to_bytes(8, "little") * (PAGE // 8)
 
 
-__all__ = ["KILLED", "OKAY", "Done", "Mortal", "TracedDisk", "native", "stamp", "statuses"]
+__all__ = [
+    "KILLED",
+    "OKAY",
+    "Done",
+    "Mortal",
+    "TracedDisk",
+    "connected",
+    "native",
+    "stamp",
+    "statuses",
+]

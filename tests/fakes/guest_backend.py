@@ -34,7 +34,6 @@ class MiniDisk:
         self.frontend = ""
         self.served: list[int] = []
         self.protocols: list[str] = []
-        self._state = XenbusState.UNKNOWN
 
     def look(self, xs: BlockingXenstore) -> None:
         """Do what the states call for."""
@@ -68,7 +67,6 @@ class MiniDisk:
             self._set(xs, XenbusState.CLOSED)
 
     def _set(self, xs: BlockingXenstore, state: XenbusState) -> None:
-        self._state = state
         xs.write(f"{self.path}/state", state.to_wire())
 
     def _attach(self, xs: BlockingXenstore) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from cffi import FFI
 
+from shared.hypervisor.interface import Handles
 from shared.hypervisor.libraries import Library
-from shared.hypervisor.xen import XenHandles, XenHypervisor
+from shared.hypervisor.xen import XenHypervisor
 
 DOMAIN = 3
 
@@ -61,8 +62,6 @@ class FakeXen:
         """The bytes of a page of the guest."""
         return _ffi.buffer(self._library.fake_page(number), 4096)
 
-    def open(self) -> XenHandles:
+    def open(self) -> Handles:
         """Both handles."""
-        handles = self.hypervisor.open_handles(grants=True)
-        assert isinstance(handles, XenHandles)
-        return handles
+        return self.hypervisor.open_handles(grants=True)

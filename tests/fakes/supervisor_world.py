@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from config.model import Config, TypeConfig
 from shared import messages as m
@@ -16,6 +16,7 @@ from shared.errors import BackendBug, HostError
 from shared.worker_spec import WorkerSpec
 from shared.xenstore.batch import Absent
 from shared.xenstore.errors import ConnectionLostError, NoEntryError, QuotaError
+from shared.xenstore.wire import WatchEvent
 from supervisor.bus import BusListener
 from supervisor.device import Device
 from supervisor.events import EventLog
@@ -34,11 +35,6 @@ VBD = DeviceId("vbd", 3, 51712)
 ERROR = f"{OWN}/error/backend/{VBD}/error"
 
 
-class Event(NamedTuple):
-    path: str
-    token: str
-
-
 class FakeStore:
     """Nodes, watches, transactions. `lost` fails everything, `refuse` fails writes below a path."""
 
@@ -46,7 +42,7 @@ class FakeStore:
         self.nodes: dict[str, bytes] = {}
         self.watches: set[tuple[str, str]] = set()
         self.domains: set[int] = {0}
-        self.on_event: Callable[[Event], None] = lambda event: None
+        self.on_event: Callable[[WatchEvent], None] = lambda event: None
         self.lost = False
         self.refuse: str | None = None
         self.writes: list[tuple[str, bytes, int]] = []
@@ -100,7 +96,7 @@ class FakeStore:
         if path in self.refused_watches:
             raise HostError(f"watch: {path}: refused")
         self.watches.add((path, token))
-        self.on_event(Event(path, token))
+        self.on_event(WatchEvent(path, token))
 
     async def unwatch(self, path: str, token: str) -> None:
         self.watches.discard((path, token))
@@ -124,12 +120,12 @@ class FakeStore:
 
     def domain_dies(self, domid: int) -> None:
         self.domains.discard(domid)
-        self.on_event(Event("@releaseDomain", "@releaseDomain"))
+        self.on_event(WatchEvent("@releaseDomain", "@releaseDomain"))
 
     def _fire(self, path: str) -> None:
         for watched, token in list(self.watches):
             if path == watched or path.startswith(watched + "/") or watched.startswith(path + "/"):
-                self.on_event(Event(path if path.startswith(watched) else watched, token))
+                self.on_event(WatchEvent(path if path.startswith(watched) else watched, token))
 
 
 class FakeWorkers:

@@ -291,6 +291,32 @@ def test_cli_show_unknown_device_ends_with_the_supervisors_code(run_dir: Path) -
     assert (done.returncode, done.stderr) == (78, "xenbackd: vbd/9/9: no such device\n")
 
 
+def test_cli_patient_request_ends_with_the_supervisor_it_was_made_to(run_dir: Path) -> None:
+    """A successor on the same socket was asked nothing: whoever waits is told, and not for ever."""
+    asked = threading.Event()
+
+    def silent(_: control.AnyRequest) -> None:
+        asked.set()
+
+    first = Supervisor(run_dir, silent)
+    successors: list[Supervisor] = []
+
+    def replace() -> None:
+        asked.wait()
+        first.close()
+        successors.append(Supervisor(run_dir, answer))
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        with Client(run_dir) as client, pytest.raises(UnavailableError, match="went away"):
+            client.ask(control.RestartRolling([]), Done, patient=True)
+    finally:
+        thread.join()
+        for one in successors:
+            one.close()
+
+
 @pytest.mark.usefixtures("supervisor")
 def test_cli_clear_asks_for_it_and_prints_the_answer(run_dir: Path) -> None:
     """The device goes with the request, the supervisor's words are shown."""

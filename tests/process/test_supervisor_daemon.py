@@ -32,9 +32,15 @@ from shared import logs
 from shared.errors import BlamedError
 from supervisor.daemon import Supervisor
 
+async def bug():
+    raise KeyError("nobody expected it")
+
 async def main(path):
-    await Supervisor(load(path), path, entry_point="tests.fakes.trivial_worker:run",
-                     preload=("tests.fakes.trivial_worker",)).run()
+    supervisor = Supervisor(load(path), path, entry_point="tests.fakes.trivial_worker:run",
+                            preload=("tests.fakes.trivial_worker",))
+    if sys.argv[2:] == ["bug"]:
+        supervisor._spawn(bug())
+    await supervisor.run()
 
 logs.setup("debug")
 try:
@@ -71,10 +77,10 @@ class Setup:
     def store(self) -> BlockingXenstore:
         return BlockingXenstore(self.directory / "embedded" / "xenstored" / "socket")
 
-    def supervisor(self) -> subprocess.Popen[bytes]:
+    def supervisor(self, *arguments: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(self.config)],
+                [sys.executable, "-c", PROGRAM, str(self.config), *arguments],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -151,6 +157,14 @@ def test_s23_xenstored_absent_is_a_clear_failure_and_nothing_is_left(setup: Setu
     process = setup.supervisor()
     assert process.wait(DEADLINE) == 75
     assert "xenstored/socket" in setup.log.read_text()
+    assert not list(setup.directory.glob("*.sock"))
+
+
+def test_daemon_bug_is_no_success(setup: Setup) -> None:
+    """A task of its own that fails ends it in order, and its exit status has it started again."""
+    setup.xenstored()
+    assert setup.supervisor("bug").wait(DEADLINE) == 70
+    assert "nobody expected it" in setup.log.read_text()
     assert not list(setup.directory.glob("*.sock"))
 
 

@@ -220,6 +220,13 @@ def test_spawner_bounds_parallel_starts_and_kills_what_waits(directory: Path) ->
     asyncio.run(test())
 
 
+async def start_again(host: Host, owner: Owner) -> None:
+    """Until it is forked: a start in the very moment of the fork server's death fails."""
+    host.start(owner)
+    while await owner.next() != "forked":
+        host.start(owner)
+
+
 def test_spawner_fork_server_killed_workers_live_on_and_new_ones_start(directory: Path) -> None:
     """The fork server's death costs no worker; their later death is noticed all the same."""
 
@@ -233,15 +240,36 @@ def test_spawner_fork_server_killed_workers_live_on_and_new_ones_start(directory
             assert server is not None
             os.kill(server, signal.SIGKILL)
             second = Owner(host.bus, DeviceId("vbd", 3, 2))
-            started = False
-            while not started:  # a start in the very moment of its death fails and is repeated
-                host.start(second)
-                started = await second.next() == "forked"
+            await start_again(host, second)
             assert isinstance(await second.next(), m.Hello)
             assert isinstance(await first.next(), m.Beat)
             os.kill(first.pid, signal.SIGKILL)
             while (heard := await first.next()) != ("exited", None):
                 assert isinstance(heard, m.Beat)
+            assert host.spawner._server.pid != server
+
+    asyncio.run(test())
+
+
+def test_spawner_fork_server_that_does_not_answer_is_replaced(directory: Path) -> None:
+    """Stopped, it would hold up every start without a word; its workers are not touched."""
+
+    async def test() -> None:
+        async with host_in(directory) as host:
+            first, second = Owner(host.bus), Owner(host.bus, DeviceId("vbd", 3, 2))
+            host.start(first)
+            await first.next()
+            await first.next()
+            server, patience = host.spawner._server.pid, host.spawner.fork_patience
+            assert server is not None
+            os.kill(server, signal.SIGSTOP)
+            host.spawner.fork_patience = 0.1
+            host.start(second)
+            assert "the fork server is gone" in str(await second.next())
+            host.spawner.fork_patience = patience
+            await start_again(host, second)
+            assert isinstance(await second.next(), m.Hello)
+            assert isinstance(await first.next(), m.Beat)
             assert host.spawner._server.pid != server
 
     asyncio.run(test())

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from bench.held import below
+from bench.held import below, children
 from shared.control import Done, Events, EventsReply, RestartRolling, StatusReply
 from shared.embedded.guest.load import LoadConfig
 from shared.errors import ConfigError, HostError
@@ -106,6 +108,45 @@ def test_upgrade_to_code_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """An installation that was removed."""
     with pytest.raises(HostError, match="No such file"):
         asyncio.run(upgrade.check([str(tmp_path / "python")]))
+
+
+def test_upgrade_check_that_is_given_up_leaves_no_process() -> None:
+    """A supervisor that is told to end does not wait for the check of the new code."""
+
+    async def given_up() -> None:
+        command = [sys.executable, "-c", "import signal; signal.pause()"]
+        task = asyncio.create_task(upgrade.check(command))
+        await asyncio.sleep(0)
+        begun = children(os.getpid()) - before
+        assert begun
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert not begun & children(os.getpid())
+
+    before = children(os.getpid())
+    asyncio.run(given_up())
+
+
+def test_upgrade_hears_signals_until_they_are_kept_for_the_next_image() -> None:
+    """What came before is handled by this image, what comes later by whoever unblocks it."""
+
+    async def held() -> None:
+        heard, us = asyncio.Event(), threading.get_ident()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, heard.set)
+        try:
+            signal.pthread_kill(us, signal.SIGHUP)  # another thread of pytest's would take it
+            async with upgrade.signals_held():
+                assert heard.is_set()
+                heard.clear()
+                signal.pthread_kill(us, signal.SIGHUP)
+                assert signal.SIGHUP in signal.sigpending()
+            await heard.wait()
+        finally:
+            loop.remove_signal_handler(signal.SIGHUP)
+
+    asyncio.run(held())
 
 
 def test_rolling_restart_under_io_replaces_all_that_were_named(world: World) -> None:

@@ -29,7 +29,7 @@ from shared.messages import (
     Stop,
 )
 from tests.fakes.waiting import wait_until
-from tests.fakes.worker_bench import Bench, worker_bench
+from tests.fakes.worker_bench import Bench, Guest, Worker, worker_bench
 
 
 @pytest.fixture
@@ -211,13 +211,19 @@ def watches_a_process(pid: int) -> bool:
     return any("pidfd" in str(link) for link in links)
 
 
+def orphan(bench: Bench, former: subprocess.Popen[bytes], grace: float) -> tuple[Guest, Worker]:
+    """A guest whose worker's supervisor has died."""
+    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=grace)
+    worker.serve(bench.backend, guest)
+    end(former)
+    return guest, worker
+
+
 def test_worker_orphan_serves_on_and_says_what_it_is_doing(
     bench: Bench, former: subprocess.Popen[bytes]
 ) -> None:
     """Without a supervisor I/O goes on; the next one is told phase and nodes, and obeyed."""
-    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=60)
-    worker.serve(bench.backend, guest)
-    end(former)
+    guest, worker = orphan(bench, former, grace=60)
     data = os.urandom(4096)
     guest.ring.write(0, data)
     assert guest.ring.read(0, 8) == data
@@ -235,9 +241,7 @@ def test_worker_orphan_that_nobody_adopts_ends_in_order(
     bench: Bench, former: subprocess.Popen[bytes]
 ) -> None:
     """After `orphan_grace` it gives everything back and ends with status 0."""
-    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=0.3)
-    worker.serve(bench.backend, guest)
-    end(former)
+    guest, worker = orphan(bench, former, grace=0.3)
 
     code, log = worker.finish()
 
@@ -250,9 +254,7 @@ def test_worker_orphan_told_of_a_dead_supervisor_stays_an_orphan(
     bench: Bench, former: subprocess.Popen[bytes]
 ) -> None:
     """One that died between its order and now: no answer, and the grace runs on."""
-    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=1)
-    worker.serve(bench.backend, guest)
-    end(former)
+    _, worker = orphan(bench, former, grace=1)
     worker.send(Adopt, supervisor_pid=former.pid)
 
     assert worker.finish()[0] == 0
@@ -262,9 +264,7 @@ def test_worker_orphan_keeps_a_failure_until_somebody_hears_it(
     bench: Bench, former: subprocess.Popen[bytes]
 ) -> None:
     """The guest breaks its ring while there is no supervisor: told by `Present`."""
-    guest, worker = bench.guest(), bench.worker(supervisor_pid=former.pid, orphan_grace=60)
-    worker.serve(bench.backend, guest)
-    end(former)
+    guest, worker = orphan(bench, former, grace=60)
     wait_until(lambda: not watches_a_process(worker.process.pid), "the worker to notice")
     guest.ring.poke(0, 1000)
     guest.ring.notify()

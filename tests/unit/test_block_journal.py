@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The in-flight journal: order of answers, whose journal it is, what is damaged, what is poison."""
+"""The in-flight journal: order of answers, whose journal it is, what is damaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.fakes.blk import ERROR, FLUSH, OKAY, READ, WRITE
-from tests.fakes.blkinject import KILLED, Done, Mortal, stamp, statuses
+from tests.fakes.blkinject import KILLED, Done, Mortal, connected, stamp, statuses
 from worker.native._block import lib
 
 HEADER = 192
@@ -24,10 +24,8 @@ ORDER = 8
 @pytest.fixture
 def mortal() -> Iterator[Mortal]:
     """A worker on a new ring."""
-    it = Mortal()
-    assert it.start(resume=False) == 0
-    yield it
-    it.close()
+    with connected() as it:
+        yield it
 
 
 def poke(mortal: Mortal, offset: int, form: str, value: int) -> None:
@@ -51,14 +49,6 @@ def entry_in_state(mortal: Mortal, state: int) -> int:
     raise AssertionError(f"no entry in state {state}")
 
 
-def reads(mortal: Mortal, *idents: int) -> None:
-    """Put reads, each of a sector and a page of its own, and let the worker begin them."""
-    for ident in idents:
-        mortal.put(READ, ident, ident * 8, ident)
-    mortal.frontend.push()
-    mortal.run()
-
-
 def two_answers(mortal: Mortal) -> None:
     """Two requests in flight claim the same response."""
     for _ in range(2):
@@ -70,7 +60,7 @@ def two_answers(mortal: Mortal) -> None:
 
 def test_block_journal_finished_request_does_not_wait_for_an_older_one(mortal: Mortal) -> None:
     """The youngest of three is answered while the others are still at the disk."""
-    reads(mortal, 1, 2, 3)
+    mortal.read(1, 2, 3)
     mortal.finish(2)
     mortal.run()
 
@@ -81,7 +71,7 @@ def test_block_journal_off_answers_in_ring_order() -> None:
     """Without it a finished request waits for older ones."""
     mortal = Mortal()
     assert mortal.start(resume=False, journal=0) == 0
-    reads(mortal, 1, 2)
+    mortal.read(1, 2)
     mortal.finish(1)
     mortal.run()
     assert mortal.frontend.answers() == []
@@ -94,7 +84,7 @@ def test_block_journal_off_answers_in_ring_order() -> None:
 
 def test_block_journal_slow_request_outlives_many_rounds_of_the_ring(mortal: Mortal) -> None:
     """While one request waits, its slot serves others again and again, and nothing is lost."""
-    reads(mortal, *range(10, 30))  # entries that are used once and then lie idle
+    mortal.read(*range(10, 30))  # entries that are used once and then lie idle
     assert mortal.settle()
     assert len(mortal.frontend.answers()) == 20
     mortal.put(WRITE, 1000, 800, 40)
@@ -121,7 +111,7 @@ def test_block_journal_slow_request_outlives_many_rounds_of_the_ring(mortal: Mor
 
 def test_block_journal_successor_runs_again_what_has_no_answer(mortal: Mortal) -> None:
     """What is in flight at the death is answered by the next worker, in the order of the ring."""
-    reads(mortal, 1, 2, 3)
+    mortal.read(1, 2, 3)
     mortal.finish(1)
     mortal.run()
     mortal.frontend.answers()
@@ -154,7 +144,7 @@ def test_block_journal_killed_while_taking_leaves_no_entry_behind(mortal: Mortal
 
     assert mortal.start() == 0
     assert mortal.counters()["reissued"] == 0
-    reads(mortal, *range(1, mortal.frontend.slots))
+    mortal.read(*range(1, mortal.frontend.slots))
     assert mortal.queued() == mortal.frontend.slots
     assert mortal.settle()
     assert statuses(mortal.frontend.answers()) == dict.fromkeys(range(32), OKAY)
@@ -162,7 +152,7 @@ def test_block_journal_killed_while_taking_leaves_no_entry_behind(mortal: Mortal
 
 def test_block_journal_requests_that_came_meanwhile_are_found(mortal: Mortal) -> None:
     """The guest goes on while nobody serves; its event went nowhere."""
-    reads(mortal, 1)
+    mortal.read(1)
     mortal.kill()
     mortal.put(READ, 2, 8, 2)
     mortal.frontend.push()
@@ -192,13 +182,13 @@ def test_block_journal_flush_run_again_covers_what_was_answered_before(mortal: M
 
 def test_block_journal_detached_leaves_a_ring_that_goes_on(mortal: Mortal) -> None:
     """A planned hand-over: nothing is in flight, and the next worker begins where it stopped."""
-    reads(mortal, 1, 2)
+    mortal.read(1, 2)
     assert mortal.settle()
     mortal.kill()
 
     assert mortal.start() == 0
     assert mortal.counters()["reissued"] == 0
-    reads(mortal, 3)
+    mortal.read(3)
     assert mortal.settle()
     assert statuses(mortal.frontend.answers()) == {1: OKAY, 2: OKAY, 3: OKAY}
 
@@ -207,7 +197,7 @@ def test_block_journal_option_changed_keeps_the_order_of_the_connection() -> Non
     """A live ring goes on in the order it began with, whatever the option says now."""
     mortal = Mortal()
     assert mortal.start(resume=False, journal=0) == 0
-    reads(mortal, 1, 2)
+    mortal.read(1, 2)
     mortal.kill()
     assert mortal.start(journal=1) == 0
     mortal.run()
@@ -232,13 +222,13 @@ def new_ring(mortal: Mortal) -> None:
 
 def test_block_journal_of_a_frontend_that_connects_anew_is_truncated(mortal: Mortal) -> None:
     """What was in flight on the ring before is nobody's any more."""
-    reads(mortal, 1, 2)
+    mortal.read(1, 2)
     mortal.kill()
     new_ring(mortal)
 
     assert mortal.start(resume=False) == 0
     assert mortal.counters()["reissued"] == 0
-    reads(mortal, 3)
+    mortal.read(3)
     assert mortal.settle()
     assert mortal.frontend.answers() == [(3, READ, OKAY)]
 
@@ -248,7 +238,7 @@ def test_block_journal_of_another_connection_is_discarded(
     mortal: Mortal, changes: dict[str, object]
 ) -> None:
     """Other references, port or layout: nobody has taken anything from this ring."""
-    reads(mortal, 1, 2)
+    mortal.read(1, 2)
     mortal.kill()
     new_ring(mortal)
 
@@ -258,7 +248,7 @@ def test_block_journal_of_another_connection_is_discarded(
 
 def test_block_journal_lost_with_requests_in_the_ring_is_said(mortal: Mortal) -> None:
     """Which of them have an answer nobody knows: refused, and no slot is read."""
-    reads(mortal, 1)
+    mortal.read(1)
     mortal.kill()
     os.ftruncate(mortal.journal, 0)
 
@@ -268,14 +258,14 @@ def test_block_journal_lost_with_requests_in_the_ring_is_said(mortal: Mortal) ->
 
 def test_block_journal_lost_with_an_empty_ring_is_begun_anew(mortal: Mortal) -> None:
     """Nothing is in flight, so nothing can be taken for something else."""
-    reads(mortal, 1)
+    mortal.read(1)
     assert mortal.settle()
     mortal.frontend.answers()
     mortal.kill()
     os.ftruncate(mortal.journal, 0)
 
     assert mortal.start() == 0
-    reads(mortal, 2)
+    mortal.read(2)
     assert mortal.settle()
     assert mortal.frontend.answers() == [(2, READ, OKAY)]
 
@@ -308,9 +298,9 @@ def test_block_journal_damaged_is_refused_and_nothing_done(
     mortal: Mortal, damage: Callable[[Mortal], object], what: str
 ) -> None:
     """A worker that was taken over left it so: no request is run by it."""
-    reads(mortal, 1)
+    mortal.read(1)
     assert mortal.settle()
-    reads(mortal, 2, 3)
+    mortal.read(2, 3)
     mortal.kill()
     mortal.disk.trace.clear()
     damage(mortal)
@@ -324,7 +314,7 @@ def test_block_journal_damaged_is_refused_and_nothing_done(
 
 def test_block_journal_changed_request_is_checked_like_one_of_the_ring(mortal: Mortal) -> None:
     """A copy in the journal that breaks a rule gets an error, as it would in the ring."""
-    reads(mortal, 1)
+    mortal.read(1)
     mortal.kill()
     poke(mortal, entry_in_state(mortal, 1) + 16 + 16, "<Q", 1 << 40)  # sector
 
@@ -339,7 +329,7 @@ def test_block_journal_rsp_prod_not_ours_is_a_fault_of_the_guest(
     mortal: Mortal, change: int
 ) -> None:
     """The guest wrote over the index of responses: the ring is not taken up."""
-    reads(mortal, 1, 2)
+    mortal.read(1, 2)
     mortal.kill()
     mortal.frontend.write_index(8, mortal.frontend.index(8) + change)
 
@@ -352,103 +342,9 @@ def test_block_journal_req_prod_impossible_is_a_fault_of_the_guest(
     mortal: Mortal, req_prod: int
 ) -> None:
     """Fewer requests than were taken, or more than there are slots."""
-    reads(mortal, 1, 2)
+    mortal.read(1, 2)
     mortal.kill()
     mortal.frontend.write_index(0, req_prod)
 
     assert mortal.start() == -errno.EPROTO
     assert mortal.status().fault == lib.BLK_FAULT_OVERFLOW
-
-
-# --- poison
-
-
-def test_block_journal_after_a_crash_suspects_run_one_at_a_time(mortal: Mortal) -> None:
-    """What was in hand at a crash is run alone, and new requests wait for the end of it."""
-    reads(mortal, 1, 2, 3)
-    mortal.kill(crash=True)
-    mortal.put(READ, 4, 8, 4)
-    mortal.put(READ, 5, 8, 5)
-    mortal.frontend.push()
-
-    assert mortal.start() == 0
-    for ident in (1, 2, 3):
-        mortal.run()
-        assert mortal.queued() == 1
-        mortal.finish(0)
-        mortal.run()
-        assert mortal.frontend.answers() == [(ident, READ, OKAY)]
-    mortal.run()
-    assert mortal.queued() == 2
-
-
-def test_block_journal_in_hand_at_two_crashes_is_answered_with_an_error(mortal: Mortal) -> None:
-    """The one that kills is given up; those that died with it the first time are not."""
-    reads(mortal, 1, 2, 3)
-    mortal.kill(crash=True)
-    assert mortal.start() == 0
-    mortal.run()
-    mortal.finish(0)
-    mortal.run()
-    mortal.run()  # the second is in hand, and kills
-    mortal.kill(crash=True)
-
-    assert mortal.start() == 0
-    assert mortal.settle()
-    assert statuses(mortal.frontend.answers()) == {1: OKAY, 2: ERROR, 3: OKAY}
-    assert mortal.counters()["poisoned"] == 1
-    status = mortal.status()
-    assert (status.poison_operation, status.poison_offset) == (READ, 2 * 8 * 512)
-
-
-@pytest.mark.parametrize("kills", [1, 2, 3])
-def test_block_journal_in_hand_at_a_few_kills_is_no_poison(mortal: Mortal, kills: int) -> None:
-    """SIGKILL comes from outside: three in a row are no reason to fail a guest's request."""
-    reads(mortal, 1, 2)
-    for _ in range(kills):
-        mortal.kill()
-        assert mortal.start() == 0
-        mortal.run()
-    assert mortal.settle()
-
-    assert statuses(mortal.frontend.answers()) == {1: OKAY, 2: OKAY}
-    assert mortal.counters()["poisoned"] == 0
-
-
-def test_block_journal_in_hand_at_four_kills_is_poison_and_the_others_live(mortal: Mortal) -> None:
-    """A request that gets its worker killed (memory limit) ends too; the ring goes on."""
-    reads(mortal, 1, 2)
-    for _ in range(4):
-        mortal.kill()
-        assert mortal.start() == 0
-        mortal.run()
-    assert mortal.settle()
-
-    assert statuses(mortal.frontend.answers()) == {1: ERROR, 2: OKAY}
-
-
-def test_block_journal_left_by_an_orderly_end_is_marked_by_nobody(mortal: Mortal) -> None:
-    """Workers that are replaced while the disk hangs: whatever it was at is no poison."""
-    reads(mortal, 1)
-    for _ in range(6):
-        assert mortal.detach() == -errno.ETIMEDOUT
-        mortal.kill()
-        assert mortal.start() == 0
-        mortal.run()
-        assert mortal.queued() == 1
-    assert mortal.settle()
-
-    assert mortal.frontend.answers() == [(1, READ, OKAY)]
-
-
-def test_block_journal_death_before_anything_is_in_hand_marks_nobody(mortal: Mortal) -> None:
-    """Workers that die before they touch a request say nothing against it."""
-    reads(mortal, 1)
-    mortal.kill(crash=True)
-    for _ in range(5):
-        assert mortal.start() == 0
-        mortal.kill(crash=True)
-
-    assert mortal.start() == 0
-    assert mortal.settle()
-    assert statuses(mortal.frontend.answers()) == {1: OKAY}

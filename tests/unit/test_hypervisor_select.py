@@ -102,8 +102,12 @@ def test_select_warm_up_library_missing_is_left_to_the_worker(
 ) -> None:
     """The fork server lives on, for there is nobody it could tell."""
 
-    def refuse(_library: object) -> None:
+    asked: list[object] = []
+
+    def refuse(library: object) -> None:
+        asked.append(library)
         raise HostError("open library: libxenevtchn: not here")
 
     monkeypatch.setattr(xen, "load_evtchn", refuse)
     select.warm_up(tmp_path)
+    assert asked == [libraries.EVTCHN]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BackendBug, GuestFault, HostError
-from shared.hypervisor.interface import GrantTable
+from shared.hypervisor.interface import GrantTable, Handles
 from shared.hypervisor.libraries import Library
 from shared.hypervisor.native._xen import ffi, lib
-from shared.hypervisor.xen import XenHandles, XenHypervisor
+from shared.hypervisor.xen import XenHypervisor
 from tests.fakes.libxen import DOMAIN, FakeXen, build
 
 
@@ -30,7 +30,7 @@ def xen(library: Path) -> FakeXen:
 
 
 @pytest.fixture
-def handles(xen: FakeXen) -> Iterator[XenHandles]:
+def handles(xen: FakeXen) -> Iterator[Handles]:
     """Both handles, open."""
     handles = xen.open()
     yield handles
@@ -38,7 +38,7 @@ def handles(xen: FakeXen) -> Iterator[XenHandles]:
 
 
 @pytest.fixture
-def grants(handles: XenHandles) -> GrantTable:
+def grants(handles: Handles) -> GrantTable:
     """The grant table."""
     assert handles.grant_table is not None
     return handles.grant_table
@@ -107,7 +107,7 @@ def test_xen_close_closes_both_and_unmaps_what_is_left(xen: FakeXen) -> None:
         handles.grant_table.map(DOMAIN, [1], writable=True)
 
 
-def test_xen_bind_gives_the_local_port(handles: XenHandles) -> None:
+def test_xen_bind_gives_the_local_port(handles: Handles) -> None:
     """The number is the library's."""
     assert handles.event_channels.bind_interdomain(DOMAIN, 5) == 105
 
@@ -124,7 +124,7 @@ def test_xen_bind_gives_the_local_port(handles: XenHandles) -> None:
 )
 def test_xen_bind_that_fails_says_whose_fault(
     xen: FakeXen,
-    handles: XenHandles,
+    handles: Handles,
     domid: int,
     port: int,
     code: int,
@@ -139,7 +139,7 @@ def test_xen_bind_that_fails_says_whose_fault(
     xen.state.call_error = 0
 
 
-def test_xen_pending_without_events_does_not_wait(xen: FakeXen, handles: XenHandles) -> None:
+def test_xen_pending_without_events_does_not_wait(xen: FakeXen, handles: Handles) -> None:
     """The library's call would wait for an event; ours looks at the descriptor first."""
     channels = handles.event_channels
 
@@ -150,7 +150,7 @@ def test_xen_pending_without_events_does_not_wait(xen: FakeXen, handles: XenHand
     assert xen.state.events == 1
 
 
-def test_xen_calls_on_a_port_reach_the_library(xen: FakeXen, handles: XenHandles) -> None:
+def test_xen_calls_on_a_port_reach_the_library(xen: FakeXen, handles: Handles) -> None:
     """Unmask, unbind, restrict with their arguments."""
     channels = handles.event_channels
     port = channels.bind_interdomain(DOMAIN, 5)

@@ -91,3 +91,17 @@ def test_journal_file_link_is_not_followed(journals: Journals, tmp_path: Path) -
     with pytest.raises(HostError, match=r"^journal: "):
         open_journal(str(journals.path(VBD)), VBD)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_journal_file_that_cannot_be_removed_is_left_and_said(
+    journals: Journals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stands in its place is not ours; nobody else pays for it."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch()
+    journals.path(VBD).symlink_to(elsewhere)
+
+    journals.remove(VBD)
+
+    assert elsewhere.exists()
+    assert "left behind" in caplog.text

@@ -5,6 +5,8 @@ and what is done with what changed meanwhile."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from supervisor.policy import Memory
 from supervisor.records import Orphan, WorkerRecord, digest, ring_identity
 from supervisor.spawner import KILL_PATIENCE
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
-from tests.fakes.supervisor_world import VBD, World
+from tests.fakes.supervisor_world import ERROR, VBD, World
 
 RING = {"ring-ref": b"8", "event-channel": b"5"}
 
@@ -188,6 +190,35 @@ async def test_adoption_quarantine_stays_until_the_operator_ends_it() -> None:
 
 
 @in_clock_loop
+async def test_adoption_quarantine_that_was_cleared_is_not_found_again() -> None:
+    """A closed device needs no worker after `clear`, so no start takes the place of its file."""
+    world = World()
+    world.plug(state=6, frontend=6)
+    left(world, pid=None, quarantined=True)
+    world.records.files[VBD] = world.services.orphans[VBD].record
+    await world.start()
+    assert world.device().lifecycle.hold is Hold.QUARANTINED
+    world.device().release()
+    await settle()
+    assert world.workers.starts == []
+    assert VBD not in world.records.files
+
+
+@in_clock_loop
+async def test_adoption_failures_that_were_cleared_are_not_counted_again() -> None:
+    """The file of a worker that serves forgets them too; that of a dead one does not come back."""
+    world = await adopting(memory=Memory(counted=(1.0, 2.0), streak=2, last="crash"))
+    await comes_back(world)
+    world.device().release()
+    assert world.records.files[VBD].memory == Memory()
+    world.workers.exits(VBD, None)
+    await settle()
+    world.workers.exits(VBD, -11)
+    world.device().release()
+    assert VBD not in world.records.files
+
+
+@in_clock_loop
 async def test_adoption_backend_directory_gone_ends_the_worker_in_order() -> None:
     """There is nothing to serve: told to stop as soon as it can be told, then forgotten."""
     world = World()
@@ -245,3 +276,19 @@ async def test_worker_that_does_not_die_of_sigkill_is_marked_and_never_doubled()
     await settle()
     assert world.status().hold == ""
     assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+
+
+@in_clock_loop
+async def test_adoption_worker_of_a_handler_that_is_not_installed_is_left_alone() -> None:
+    """It cannot be spoken to; the device is refused with the reason, and no descriptor is kept."""
+    world = World(Config())
+    world.plug(state=4, frontend=4)
+    left(world, handler="uninstalled")
+    pidfd = os.pidfd_open(os.getpid())
+    world.services.orphans[VBD] = dataclasses.replace(world.services.orphans[VBD], pidfd=pidfd)
+    await world.start()
+    assert VBD not in world.registry
+    assert world.services.orphans == {}
+    assert b"'uninstalled': not installed" in world.store.nodes[ERROR]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(pidfd)

@@ -73,6 +73,19 @@ async def test_driver_domain_device_plugged_again_is_not_removed() -> None:
 
 
 @in_clock_loop
+async def test_driver_domain_removal_that_fails_is_tried_again() -> None:
+    """xenstored may be away for a moment; the toolstack waits ten seconds for the directory."""
+    world = await driver_domain()
+    world.store.lost = True
+    await pass_time(AFTER + 0.5)
+    assert world.state() == b"6"
+    world.store.lost = False
+    world.device().look_again()
+    await pass_time(3 * AFTER)
+    assert not [x for x in world.store.nodes if x.startswith(world.back())]
+
+
+@in_clock_loop
 async def test_dom0_unplugged_device_is_left_to_the_toolstack() -> None:
     """In the toolstack's own domain the directory is not ours."""
     world = World()

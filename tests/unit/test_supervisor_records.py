@@ -69,6 +69,17 @@ def test_records_number_given_to_another_process_is_a_dead_worker(records: Recor
     assert found.record.memory == Memory(counted=(1.5,), streak=1)
 
 
+def test_records_process_may_call_itself_whatever_it_likes() -> None:
+    """A worker that was taken over cannot keep the next supervisor from starting by its name."""
+    comm = Path("/proc/self/comm")
+    before, expected = comm.read_bytes(), start_time(os.getpid())
+    try:
+        comm.write_bytes(b"\xff) R 1 2 3")
+        assert start_time(os.getpid()) == expected
+    finally:
+        comm.write_bytes(before.strip())
+
+
 def test_records_before_the_fork_there_is_nothing_to_find(records: Records, tmp_path: Path) -> None:
     """A worker that was asked for and has no process yet leaves no file behind."""
     records.write(record(None, 0))
@@ -115,6 +126,19 @@ def test_records_lock_is_one_holders(records: Records) -> None:
     again = records.lock(DEVICE)
     assert again is not None
     os.close(again)
+
+
+def test_records_lock_that_is_held_is_not_taken_away(records: Records, tmp_path: Path) -> None:
+    """Of a process that nobody was told of: the next worker has to wait for its end."""
+    held = records.lock(DEVICE)
+    assert held is not None
+    records.remove(DEVICE)
+
+    assert records.lock(DEVICE) is None
+
+    os.close(held)
+    records.remove(DEVICE)
+    assert names(tmp_path) == set()
 
 
 def test_records_of_a_quarantine_outlive_the_worker(records: Records) -> None:

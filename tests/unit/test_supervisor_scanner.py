@@ -8,6 +8,7 @@ import pytest
 from config.model import Config, LimitsConfig, TypeConfig
 from shared import messages as m
 from shared.device_id import DeviceId
+from shared.xenstore.wire import WatchEvent
 from tests.fakes.clock_loop import in_clock_loop, settle
 from tests.fakes.supervisor_world import ERROR, OWN, VBD, World, world_of
 
@@ -148,9 +149,7 @@ async def test_s20_neighbour_with_the_same_beginning_is_not_heard() -> None:
     world = await world_of()
     await world.serving()
     before = len(world.workers.orders[VBD])
-    from tests.fakes.supervisor_world import Event
-
-    world.scanner.dispatch(Event(f"{world.front()}x/state", f"device:{VBD}"))
+    world.scanner.dispatch(WatchEvent(f"{world.front()}x/state", f"device:{VBD}"))
     await settle()
     assert before == len(world.workers.orders[VBD])
 
@@ -189,15 +188,13 @@ async def test_scanner_rescan_finds_what_changed_meanwhile() -> None:
 @in_clock_loop
 async def test_scanner_domain_not_known_has_no_devices_until_introduced() -> None:
     """What a dead domain left is not taken up; a domain that is introduced is."""
-    from tests.fakes.supervisor_world import Event
-
     world = await world_of()
     world.plug()
     world.store.domains.discard(3)
     await settle()
     assert VBD not in world.registry
     world.store.domains.add(3)
-    world.scanner.dispatch(Event("@introduceDomain", "@introduceDomain"))
+    world.scanner.dispatch(WatchEvent("@introduceDomain", "@introduceDomain"))
     await settle()
     assert VBD in world.registry
 

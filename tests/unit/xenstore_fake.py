@@ -11,7 +11,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from shared.embedded.xenstored.nodes import RefusedError
 from shared.embedded.xenstored.requests import Client, Requests
 from shared.embedded.xenstored.store import Store
 from shared.embedded.xenstored.watch_index import ServerWatch
+from shared.xenstore.client import XenstoreClient
+from shared.xenstore.transport import SocketTarget
 from shared.xenstore.wire import Op, Packet, PacketReader
 
 
@@ -143,3 +145,27 @@ async def fake_xenstored() -> AsyncIterator[FakeXenstored]:
     finally:
         await server.stop()
         shutil.rmtree(directory)
+
+
+@asynccontextmanager
+async def connected(
+    limit: float = 5.0,
+) -> AsyncIterator[tuple[FakeXenstored, XenstoreClient]]:
+    """A fake xenstored and a client connected to it."""
+    async with fake_xenstored() as server:
+        client = XenstoreClient(SocketTarget(server.path), timeout=limit)
+        await client.connect()
+        try:
+            yield server, client
+        finally:
+            await client.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run a scenario; one that hangs fails."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(20):
+            await scenario()
+
+    asyncio.run(limited())

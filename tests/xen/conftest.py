@@ -50,3 +50,10 @@ def dom0(machine: Machine) -> Iterator[Dom0]:
     finally:
         for name, command in LOGS.items():
             (machine.bed.logs / name).write_text(dom0.try_run(command)[1])
+
+
+@pytest.fixture(scope="session")
+def fio(machine: Machine) -> None:
+    """For tests that need it in a guest: a bed without a compiler or sources has none."""
+    if not machine.bed.fio.exists():
+        pytest.skip("the bed has no fio")

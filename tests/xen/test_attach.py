@@ -79,6 +79,7 @@ def test_attach_twice_takes_the_other_image(dom0: Dom0, guest: Guest, content: s
         gone(dom0, guest, descriptors)
 
 
+@pytest.mark.usefixtures("fio")
 def test_detach_while_written_to_goes_and_spares_the_other_disk(
     dom0: Dom0, guest: Guest, content: str
 ) -> None:

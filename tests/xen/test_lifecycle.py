@@ -52,6 +52,7 @@ def _end(dom0: Dom0) -> Iterator[None]:
     dom0.destroy(Guest(dom0.machine, "life"))
 
 
+@pytest.mark.usefixtures("fio")
 def test_pause_unpause_disks_go_on(dom0: Dom0, guest: Guest) -> None:
     """A paused guest's disks wait with it, served by the same workers."""
     before = dom0.look().workers
@@ -139,6 +140,7 @@ def test_shutdown_leaves_nothing(dom0: Dom0, guest: Guest) -> None:
     dom0.nothing_left(domid)
 
 
+@pytest.mark.usefixtures("fio")
 def test_destroy_under_load_leaves_nothing(dom0: Dom0, guest: Guest) -> None:
     """`xl destroy` in the middle of writes: nothing of the guest is left, not even a page."""
     domid = guest.domid

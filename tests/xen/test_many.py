@@ -93,7 +93,8 @@ def test_thirty_two_disks_each_guest_reads_its_own(dom0: Dom0, guests: list[Gues
     assert len({x["pid"] for x in devices.values()}) == GUESTS * DISKS
 
 
-def test_thirty_two_disks_cost_is_recorded(dom0: Dom0, guests: list[Guest]) -> None:
+@pytest.mark.usefixtures("guests")
+def test_thirty_two_disks_cost_is_recorded(dom0: Dom0) -> None:
     """Memory of dom0 for each disk, and CPU while nothing is done; printed for the documents."""
     workers, supervisor, available = figures(dom0, MEMORY)
     before = figures(dom0, CPU)
@@ -109,5 +110,4 @@ def test_thirty_two_disks_cost_is_recorded(dom0: Dom0, guests: list[Guest]) -> N
         f" {idle[1] / spent:.1f} % supervisor"
     )
     assert workers / count < 16 * 1024, "KiB of a worker"
-    assert {x["backend"] for x in dom0.devices().values()} == {"Connected"}
-    assert guests
+    assert [x["backend"] for x in dom0.devices().values()] == ["Connected"] * count

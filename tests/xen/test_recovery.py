@@ -13,7 +13,7 @@ import pytest
 from tests.xen.bed.dom0 import Dom0, disk
 from tests.xen.bed.guest import XVDA, XVDB, Guest, worst_ms
 
-pytestmark = pytest.mark.xen
+pytestmark = [pytest.mark.xen, pytest.mark.usefixtures("fio")]
 
 KILLS: Final = 3
 MANY: Final = 50
@@ -31,8 +31,6 @@ def guest(dom0: Dom0) -> Iterator[Guest]:
     """A guest with two empty disks."""
     first, second = dom0.image("a.img"), dom0.image("b.img")
     guest = dom0.create("killed", [disk(first, "xvda"), disk(second, "xvdb")])
-    if guest.try_run("which fio")[0]:
-        pytest.skip("the bed has no fio")
     yield guest
     dom0.destroy(guest)
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What Python sees of the blkif backend. build.py feeds this file to cffi (lines that begin with
- * '#' left out), so it stays plain declarations.
+ * What Python sees of the blkif backend. build.py feeds this file to cffi, so it stays plain
+ * declarations (shared/native/declarations.py).
  *
  * Life of a device: blk_open, then any number of (blk_attach, blk_run as often as needed, blk_detach), blk_close.
  * One thread calls all of it. A guest is never trusted with anything but its own data.

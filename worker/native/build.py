@@ -6,11 +6,11 @@ Run from the root of the repository to build in place; setup.py runs it through 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cffi import FFI
 
-_ROOT = Path(__file__).resolve().parents[2]
+from shared.native.declarations import declarations
+
+HEADERS = ("shared/native/hv_ops.h", "worker/native/blk_api.h")
 SOURCES = (
     "journal",
     "recover",
@@ -24,23 +24,20 @@ SOURCES = (
     "run",
 )
 
-
-def declarations(path: str) -> str:
-    """A header as cffi reads it: without the preprocessor's lines."""
-    lines = (_ROOT / path).read_text(encoding="ascii").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("#"))
-
-
 ffi = FFI()
 ffi.cdef("struct iovec { void *iov_base; size_t iov_len; };")
-ffi.cdef(declarations("shared/native/hv_ops.h"))
-ffi.cdef(declarations("worker/native/blk_api.h"))
+ffi.cdef(declarations(*HEADERS))
 ffi.set_source(
     "worker.native._block",
     '#include "blk_api.h"',
     sources=[f"worker/native/blk_{name}.c" for name in SOURCES],
     include_dirs=["worker/native"],
-    depends=[f"worker/native/blk_{name}.h" for name in ("api", "internal", "journal", "point")],
+    depends=[
+        *HEADERS,
+        *(f"worker/native/blk_{name}.h" for name in ("internal", "journal", "point")),
+        "shared/native/barrier.h",
+        "shared/native/blkif.h",
+    ],
     libraries=["pthread"],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror"],
 )

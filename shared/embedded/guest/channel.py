@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.embedded.domain import Domain
 from shared.embedded.native._embedded import ffi, lib
-from shared.hypervisor.embedded import EmbeddedEventChannels, NativeHandle
+from shared.hypervisor.embedded import EmbeddedEventChannels, EmbeddedHandle
 from shared.hypervisor.interface import Port
 
 
@@ -21,7 +21,7 @@ class GuestChannel:
 
     def __init__(self, domain: Domain, remote_domid: int) -> None:
         """Raises HostError: no handle or no port left."""
-        handle = NativeHandle(domain.directory, domain.domid)
+        handle = EmbeddedHandle(domain.directory, domain.domid)
         self.event_channels = EmbeddedEventChannels(handle)
         try:
             self.port: Port = self.event_channels.alloc_unbound(remote_domid)

@@ -8,7 +8,7 @@
  *   returned, one that comes later is still in the bell when the port is unmasked.
  */
 #define _GNU_SOURCE
-#include "embedded.h"
+#include "internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -85,7 +85,7 @@ static int new_port(struct embedded *handle, uint16_t op, uint16_t domid, uint32
     return (int)reply.value;
 }
 
-int embedded_evtchn_fd(struct embedded *handle)
+int embedded_fd(struct embedded *handle)
 {
     return handle->epoll;
 }

@@ -6,64 +6,21 @@
  *
  * Returns are a value >= 0 or -errno, unless said otherwise. -EPIPE: the hypervisor is gone.
  * Threads: ports may be made, closed and notified from any; grants and pending() belong to one.
+ * build.py hands this file to cffi, so it holds plain declarations only.
  */
 #ifndef XENBACKD_EMBEDDED_H
 #define XENBACKD_EMBEDDED_H
 
-#include <pthread.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #include "protocol.h"
 #include "shared/native/hv_ops.h"
 
-#define PORTS_PER_CHUNK 1024u
-
-/* Both bells of one channel: we read our own and write the peer's. */
-struct bells {
-    int own;
-    int peer;
-    int used;
-};
-
-/* A domain's whole memory in this process, for copies; kept until it is known dead. */
-struct attachment {
-    struct attachment *next;
-    uint8_t *base;
-    uint64_t serial;
-    uint32_t pages;
-    uint32_t entries;
-    int memory;
-    uint16_t domid;
-};
-
-/* One mapped area. */
-struct area {
-    struct area *next;
-    void *address;
-    uint32_t count;
-    uint32_t id;
-};
-
-struct embedded {
-    int connection;
-    int epoll;
-    int broken; /* 0 or the -errno that every later call returns */
-    int used;   /* ever had a port or a mapping */
-    uint16_t domid;
-    pthread_mutex_t call_lock;  /* one request under way at a time */
-    pthread_mutex_t ports_lock; /* notify() against bind and unbind */
-    struct bells *chunks[EMBEDDED_PORTS_MAX / PORTS_PER_CHUNK];
-    struct attachment *attachments;
-    struct area *areas;
-};
+struct embedded;
 
 /* handle.c */
 int embedded_open(const char *path, uint16_t domid, struct embedded **out);
 void embedded_close(struct embedded *handle);
-int embedded_transact(struct embedded *handle, const struct embedded_request *request,
-                      const void *payload, size_t payload_size, struct embedded_reply *reply,
-                      void *answer, size_t answer_size, int *descriptors, int expected);
 int embedded_call(struct embedded *handle, uint16_t op, uint16_t domid, uint32_t argument);
 int embedded_create_domain(struct embedded *handle, uint16_t wanted, uint32_t pages,
                            const char *name, int *memory, int *lifeline);
@@ -71,7 +28,7 @@ int embedded_query(struct embedded *handle, uint16_t op, char *text, uint32_t si
 void embedded_fill_ops(struct hv_ops *ops, struct embedded *evtchn, struct embedded *gnttab);
 
 /* channels.c */
-int embedded_evtchn_fd(struct embedded *handle);
+int embedded_fd(struct embedded *handle);
 int embedded_alloc_unbound(struct embedded *handle, uint16_t domid);
 int embedded_bind_interdomain(struct embedded *handle, uint16_t domid, uint32_t port);
 int embedded_unbind(struct embedded *handle, uint32_t port);
@@ -79,7 +36,6 @@ int embedded_notify(struct embedded *handle, uint32_t port);
 int embedded_pending(struct embedded *handle);
 int embedded_unmask(struct embedded *handle, uint32_t port);
 int embedded_cause_spurious(struct embedded *handle, uint32_t port);
-void embedded_drop_ports(struct embedded *handle);
 
 /* grants.c */
 void *embedded_map(struct embedded *handle, uint16_t domid, const uint32_t *refs, uint32_t count,
@@ -87,7 +43,6 @@ void *embedded_map(struct embedded *handle, uint16_t domid, const uint32_t *refs
 int embedded_unmap(struct embedded *handle, void *address, uint32_t count);
 int embedded_copy(struct embedded *handle, uint16_t domid, struct hv_copy *elements,
                   uint32_t count);
-void embedded_drop_grants(struct embedded *handle);
 
 /* entry.c: for the hypervisor and for the domain itself */
 int embedded_grant_pin(uintptr_t entry, uint16_t domid, int writable, uint32_t pages,

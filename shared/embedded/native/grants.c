@@ -8,7 +8,7 @@
  * The memory cannot shrink (it is sealed), so no access within `pages` can fault.
  */
 #define _GNU_SOURCE
-#include "embedded.h"
+#include "internal.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Handles: connect, ask, answer, close. */
 #define _GNU_SOURCE
-#include "embedded.h"
+#include "internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -11,6 +11,8 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include "shared/native/hv_ops_over.h"
 
 #define DESCRIPTORS_MAX 2
 #define REPLY_TIMEOUT_S 30
@@ -222,54 +224,4 @@ int embedded_query(struct embedded *handle, uint16_t op, char *text, uint32_t si
     return reply.error ? reply.error : result;
 }
 
-static int ops_evtchn_fd(void *evtchn)
-{
-    return embedded_evtchn_fd(evtchn);
-}
-
-static int ops_notify(void *evtchn, uint32_t port)
-{
-    return embedded_notify(evtchn, port);
-}
-
-static int ops_pending(void *evtchn)
-{
-    return embedded_pending(evtchn);
-}
-
-static int ops_unmask(void *evtchn, uint32_t port)
-{
-    return embedded_unmask(evtchn, port);
-}
-
-static int ops_copy(void *gnttab, uint16_t domid, struct hv_copy *elements, uint32_t count)
-{
-    return embedded_copy(gnttab, domid, elements, count);
-}
-
-static void *ops_map(void *gnttab, uint16_t domid, const uint32_t *refs, uint32_t count,
-                     int writable, int16_t *statuses)
-{
-    return embedded_map(gnttab, domid, refs, count, writable, statuses);
-}
-
-static int ops_unmap(void *gnttab, void *address, uint32_t count)
-{
-    return embedded_unmap(gnttab, address, count);
-}
-
-/* Fill in the table for a data plane; `gnttab` may be NULL where no grants are used. */
-void embedded_fill_ops(struct hv_ops *ops, struct embedded *evtchn, struct embedded *gnttab)
-{
-    *ops = (struct hv_ops){
-        .evtchn = evtchn,
-        .gnttab = gnttab,
-        .evtchn_fd = ops_evtchn_fd,
-        .notify = ops_notify,
-        .pending = ops_pending,
-        .unmask = ops_unmask,
-        .copy = ops_copy,
-        .map = ops_map,
-        .unmap = ops_unmap,
-    };
-}
+HV_OPS_OVER(embedded_fill_ops, embedded, embedded)

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "../../native/hv_ops_over.h"
+
 int xen_gnttab_open(const struct xen_gnttab_calls *calls, struct xen_gnttab **out)
 {
     struct xen_gnttab *gnttab = calloc(1, sizeof(*gnttab));
@@ -208,53 +210,4 @@ int xen_gnttab_copy(struct xen_gnttab *gnttab, uint16_t domid, struct hv_copy *e
     return result ? result : copy_batch(gnttab, elements, used);
 }
 
-static int ops_evtchn_fd(void *evtchn)
-{
-    return xen_evtchn_fd(evtchn);
-}
-
-static int ops_notify(void *evtchn, uint32_t port)
-{
-    return xen_evtchn_notify(evtchn, port);
-}
-
-static int ops_pending(void *evtchn)
-{
-    return xen_evtchn_pending(evtchn);
-}
-
-static int ops_unmask(void *evtchn, uint32_t port)
-{
-    return xen_evtchn_unmask(evtchn, port);
-}
-
-static int ops_copy(void *gnttab, uint16_t domid, struct hv_copy *elements, uint32_t count)
-{
-    return xen_gnttab_copy(gnttab, domid, elements, count);
-}
-
-static void *ops_map(void *gnttab, uint16_t domid, const uint32_t *refs, uint32_t count,
-                     int writable, int16_t *statuses)
-{
-    return xen_gnttab_map(gnttab, domid, refs, count, writable, statuses);
-}
-
-static int ops_unmap(void *gnttab, void *address, uint32_t count)
-{
-    return xen_gnttab_unmap(gnttab, address, count);
-}
-
-void xen_fill_ops(struct hv_ops *ops, struct xen_evtchn *evtchn, struct xen_gnttab *gnttab)
-{
-    *ops = (struct hv_ops){
-        .evtchn = evtchn,
-        .gnttab = gnttab,
-        .evtchn_fd = ops_evtchn_fd,
-        .notify = ops_notify,
-        .pending = ops_pending,
-        .unmask = ops_unmask,
-        .copy = ops_copy,
-        .map = ops_map,
-        .unmap = ops_unmap,
-    };
-}
+HV_OPS_OVER(xen_fill_ops, xen_evtchn, xen_gnttab)

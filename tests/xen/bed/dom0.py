@@ -116,13 +116,6 @@ class Dom0:
             f"{', '.join(devices)} connected",
         )
 
-    def wait_state(self, device: str, backend: str) -> Look:
-        """Until a disk's backend is in this state; "" means that it is gone."""
-        return self.wait(
-            lambda seen: seen.disks.get(device, ("",))[0] == backend,
-            f"{device} in state {backend!r}",
-        )
-
     def wait_successor(self, device: str, before: Look) -> float:
         """Until a disk has another worker than it had; seconds it took."""
         start = time.monotonic()

@@ -82,7 +82,7 @@ class Bed:
             Unavailable: the directory is another user's.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        if self.directory.stat().st_uid != os.geteuid():
+        if self.directory.lstat().st_uid != os.geteuid():  # a link to a directory of ours, too
             raise Unavailable(f"{self.directory} is another user's: set XENBACKD_XEN_BED")
         with (self.directory / "lock").open("w") as lock:
             try:

@@ -6,27 +6,15 @@ What Python may call is `front_api.h`, one file for both compilers. Run from the
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cffi import FFI
+
+from shared.native.declarations import declarations
 
 _HERE = "shared/embedded/guest/native"
 _UNITS = ("handle", "ring", "transfer", "verify", "schedule", "load", "record", "loopback")
 
-
-def _declarations() -> str:
-    """The header without the include guard, the only preprocessor lines cffi does not take."""
-    text = Path(__file__).with_name("front_api.h").read_text(encoding="ascii")
-    kept = [
-        line
-        for line in text.splitlines()
-        if not line.startswith(("#ifndef", "#endif", "#define XENBACKD_"))
-    ]
-    return "\n".join(kept)
-
-
 ffi = FFI()
-ffi.cdef(_declarations())
+ffi.cdef(declarations(f"{_HERE}/front_api.h"))
 ffi.set_source(
     "shared.embedded.guest.native._front",
     '#include <stdint.h>\n#include "front_api.h"\n',

@@ -16,8 +16,6 @@
 #include "front_api.h"
 #include "hv_ops.h"
 
-#define FRONT_NONE UINT32_MAX
-
 struct front_page {
     uint8_t *address;
     uint32_t ref;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What Python sees of the frontend's data plane. build.py hands this file to cffi as it is, so it
- * holds plain declarations and numeric #defines only.
+ * What Python sees of the frontend's data plane. build.py hands this file to cffi, so it holds
+ * plain declarations and numeric #defines only.
  *
  * Return values: 0 or a count on success, -errno on failure, unless said otherwise. A `struct
  * front` belongs to one thread at a time; only the counters of a running load may be read, and
@@ -171,6 +171,5 @@ struct loopback *loopback_start(const struct loopback_params *params);
 void loopback_stop(struct loopback *loopback);
 uint8_t *loopback_disk(struct loopback *loopback);
 const struct hv_ops *loopback_ops(struct loopback *loopback);
-uint64_t loopback_notified(struct loopback *loopback);
 
 #endif

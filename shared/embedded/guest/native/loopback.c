@@ -25,7 +25,7 @@ struct loopback {
     int to_front;
     int to_back;
     uint32_t slots, req_cons, rsp_prod;
-    uint64_t requests, reads, writes, responses, notified;
+    uint64_t requests, reads, writes, responses;
     uint8_t *disk;
 };
 
@@ -162,10 +162,8 @@ static void publish(struct loopback *loop, uint32_t old)
         return;
     store_release32(index_at(loop, RING_RSP_PROD), new);
     full_barrier();
-    if ((uint32_t)(new - load_acquire32(index_at(loop, RING_RSP_EVENT))) < (uint32_t)(new - old)) {
-        loop->notified++;
+    if ((uint32_t)(new - load_acquire32(index_at(loop, RING_RSP_EVENT))) < (uint32_t)(new - old))
         ring_bell(loop->to_front);
-    }
 }
 
 static int serve_all(struct loopback *loop)
@@ -269,9 +267,4 @@ uint8_t *loopback_disk(struct loopback *loop)
 const struct hv_ops *loopback_ops(struct loopback *loop)
 {
     return &loop->ops;
-}
-
-uint64_t loopback_notified(struct loopback *loop)
-{
-    return loop->notified;
 }
