@@ -11,5 +11,6 @@ setup(
         "shared/embedded/guest/native/build.py:ffi",
         "worker/native/build.py:ffi",
         "worker/native/build_trace.py:ffi",
+        "worker/native/build_seccomp.py:ffi",
     ]
 )
