@@ -12,5 +12,6 @@ setup(
         "worker/native/build.py:ffi",
         "worker/native/build_trace.py:ffi",
         "worker/native/build_seccomp.py:ffi",
+        "worker/native/build_jail.py:ffi",
     ]
 )

@@ -101,6 +101,10 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     """Seconds in the present backend state."""
     counters: dict[str, int] = {}
+    jail: tuple[str, ...] = ()
+    """What confines the worker, step by step, as it says; empty without a jail."""
+    jail_left_out: tuple[str, ...] = ()
+    """What this host does not give, and why."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

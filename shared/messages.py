@@ -172,10 +172,36 @@ class Present(Message, frozen=True):
     """As in `Failed`, if something failed and the worker waits for its end; "" otherwise."""
 
 
-FromWorker = Hello | Initialised | Attached | Disconnected | Failed | Publish | Beat | Present
+class Renew(Message, frozen=True):
+    """Answer to `Init` of a worker that ends: only a successor can open what that asks for."""
+
+
+class Jailed(Message, frozen=True):
+    """What confines the worker, as it says: before the first `Initialised`, and after `Present`."""
+
+    steps: tuple[str, ...]
+    """What was done."""
+    left_out: tuple[str, ...]
+    """What this host cannot do, and why."""
+
+
+FromWorker = (
+    Hello
+    | Initialised
+    | Attached
+    | Disconnected
+    | Failed
+    | Publish
+    | Beat
+    | Present
+    | Renew
+    | Jailed
+)
 
 COUNTERS_MAX: Final = 64
 TEXT_MAX: Final = 1024
+STEPS_MAX: Final = 64
+STEP_TEXT_MAX: Final = 200
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -224,7 +250,16 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
         _check_nodes(message.nodes)
     if isinstance(message, Failed | Present) and len(message.text) > TEXT_MAX:
         raise BackendBug(f"message of worker: text of {len(message.text)} characters")
+    if isinstance(message, Jailed):
+        _check_steps(message.steps + message.left_out)
     return message
+
+
+def _check_steps(steps: tuple[str, ...]) -> None:
+    if len(steps) > STEPS_MAX:
+        raise BackendBug(f"message of worker: {len(steps)} steps of a jail")
+    if (longest := max(map(len, steps), default=0)) > STEP_TEXT_MAX:
+        raise BackendBug(f"message of worker: step of a jail of {longest} characters")
 
 
 def _check_nodes(nodes: Nodes) -> None:

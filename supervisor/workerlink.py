@@ -72,6 +72,10 @@ class WorkerLink:
         """Its beats are due: it has said Hello and no hook is under way."""
         self.last_seen = 0.0
         self.counters: dict[str, int] = {}
+        self.jail: m.Jailed | None = None
+        """What confines it, as it says."""
+        self._initialising = False
+        """`Init` was asked and is not answered yet."""
         self._failure: ExitKind | None = None
         self._asked_to_stop = False
         self._killed = False
@@ -107,6 +111,7 @@ class WorkerLink:
         self._failure = None
         self._asked_to_stop = self._killed = self.watched = False
         self.counters = {}
+        self.jail = None
         self.health.forget()
         self._published.clear()
         self.present = True
@@ -147,6 +152,7 @@ class WorkerLink:
     def ask(self, kind: Callable[..., m.Message], **fields: Any) -> None:
         """Send an order that is answered within `timeouts.hook`, or `drain` to let go of a ring."""
         self.watched = False
+        self._initialising = kind is m.Init
         if self._send(kind, **fields):
             seconds = self._drain if kind is m.Disconnect else self.timeouts.hook
             self._arm(seconds, f"no answer to {kind.__name__} within {seconds:g} s")
@@ -269,9 +275,9 @@ class WorkerLink:
         if self.pid is not None:
             self._services.oom.forget(self.pid)
         self.pid = None
-        self.present = self.watched = self._adopting = False
+        self.present = self.watched = self._adopting = self._initialising = False
         self.health.forget()
-        self.failures += kind is not ExitKind.CLEAN
+        self.failures += kind not in (ExitKind.CLEAN, ExitKind.RENEW)
         decision = self.policy.ended(kind, self._services.clock())
         quarantined = decision.hold is t.Hold.QUARANTINED
         self.file.over(quarantined=quarantined, memory=self.policy.memory)
@@ -300,6 +306,7 @@ class WorkerLink:
                 self._services.processes.said_hello(self._device)
                 self._answered(t.WorkerHello())
             case m.Initialised(nodes=nodes):
+                self._initialising = False
                 if self._take_nodes(nodes, rewrite_state=None):
                     self._answered(t.WorkerInitialised())
             case m.Attached(nodes=nodes):
@@ -311,6 +318,10 @@ class WorkerLink:
                 self._take_nodes(nodes, rewrite_state=rewrite_state)
             case m.Failed(stage=stage, blame=blame, text=text):
                 self.failed(blame, text, stage)
+            case m.Jailed():
+                self.jail = message
+            case m.Renew():
+                self._renew()
 
     def worker_came_back(self) -> None:
         """An adopted worker is connected: it is told who we are, or that it is to end."""
@@ -319,6 +330,14 @@ class WorkerLink:
             self.stop()
         elif not self._killed:
             self.ask(m.Adopt, supervisor_pid=self._services.supervisor_pid)
+
+    def _renew(self) -> None:
+        """It cannot do what `Init` asks and holds nothing of the guest's; a successor can."""
+        if not self._initialising:
+            self.worker_broke_protocol(_not_asked_for(self._device, "Renew"))
+        elif not (self._asked_to_stop or self._killed):
+            self._failure = ExitKind.RENEW
+            self._kill()
 
     def _present(self, message: m.Present) -> None:
         """What an adopted worker is doing."""
@@ -344,9 +363,7 @@ class WorkerLink:
             self._deadline.cancel()
             self.watched = True
         if self._owner.worker_said_illegal(event):
-            name = type(event).__name__
-            error = BackendBug(f"message of worker: {self._device}: {name}: not asked for")
-            self.worker_broke_protocol(error)
+            self.worker_broke_protocol(_not_asked_for(self._device, type(event).__name__))
 
     def _take_nodes(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> bool:
         refused = next((name for name in nodes if not self._handler.may_publish(name)), None)
@@ -399,3 +416,7 @@ class WorkerLink:
 
     def _arm(self, seconds: float, cause: str) -> None:
         self._deadline.set(seconds, self.hung, cause)
+
+
+def _not_asked_for(device: DeviceId, what: str) -> BackendBug:
+    return BackendBug(f"message of worker: {device}: {what}: not asked for")
