@@ -12,7 +12,6 @@ import msgspec
 from shared.device_id import DeviceId
 
 CONTROL_SOCKET = "control.sock"
-WORKERS_SOCKET = "workers.sock"
 EVENTS_SOCKET = "events.sock"
 
 

@@ -16,7 +16,7 @@ publish (`shared.handlers`), and what makes no sense in the present phase ends i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -39,6 +39,9 @@ from supervisor.services import Services
 from supervisor.timer import Timer
 from supervisor.workerfile import WorkerFile
 from supervisor.workerspec import make_spec
+
+JAIL_RETRY: Final = 5.0
+"""Seconds until a worker that there was no user id or control group for is tried again."""
 
 
 class WorkerLink:
@@ -117,9 +120,18 @@ class WorkerLink:
         self.present = True
         self._adopting = False
         services = self._services
-        spec = make_spec(
-            self._device, self.generation, services, self.type_config, self.timeouts, self.log_level
-        )
+        try:
+            spec = make_spec(
+                self._device,
+                self.generation,
+                services,
+                self.type_config,
+                self.timeouts,
+                self.log_level,
+            )
+        except HostError as error:
+            self._no_jail(error)
+            return
         self.file.begin(spec, self._owner.frontend_path, self.policy.memory)
         services.processes.start(spec, self)
 
@@ -147,7 +159,8 @@ class WorkerLink:
         seconds = self.timeouts.beat_dead + 2 * self.timeouts.beat
         self._arm(seconds, f"did not come back to the new supervisor within {seconds:g} s")
         self._services.processes.adopt(self._device, orphan.pidfd, self)
-        self._services.messages.adopt(self._device, self.generation, record.pid, self)
+        uid = self._services.jails.uid_of(self._device)
+        self._services.messages.adopt(self._device, self.generation, record.pid, uid, self)
 
     def ask(self, kind: Callable[..., m.Message], **fields: Any) -> None:
         """Send an order that is answered within `timeouts.hook`, or `drain` to let go of a ring."""
@@ -228,12 +241,13 @@ class WorkerLink:
         """Its messages are believed from now on; Hello is due."""
         self.pid = pid
         self.file.forked(pid)
-        self._services.oom.watch(pid)
+        self._services.oom.watch(pid, self._services.jails.cgroup_of(self._device))
         if self._killed:
             return
         seconds = self.timeouts.hello
         self._arm(seconds, f"no Hello within {seconds:g} s")
-        self._services.messages.expect(self._device, self.generation, pid, self)
+        uid = self._services.jails.uid_of(self._device)
+        self._services.messages.expect(self._device, self.generation, pid, uid, self)
 
     def worker_exited(self, status: int | None) -> None:
         """It is dead and reaped."""
@@ -267,8 +281,18 @@ class WorkerLink:
         self._owner.report(Blame.HOST, str(error), stage="start")
         self._over(ExitKind.SPAWN)
 
+    def _no_jail(self, error: HostError) -> None:
+        """No failure of a worker's: it is tried again until there is room."""
+        self.present = False
+        self.generation -= 1
+        self.planned()  # nor does the next try count as a restart
+        self._owner.report(Blame.HOST, str(error), stage="start")
+        self._wait(JAIL_RETRY)
+        self._owner.feed(t.WorkerExited(t.Hold.BACKOFF))
+
     def _over(self, kind: ExitKind) -> None:
         self._services.messages.forget(self._device)
+        self._services.jails.release(self._device)
         self._deadline.cancel()
         self._grace.cancel()
         self.death.over()

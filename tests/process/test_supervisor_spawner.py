@@ -59,7 +59,7 @@ class Owner:
     def worker_forked(self, pid: int) -> None:
         self.pid = pid
         if self.bus is not None:
-            self.bus.expect(self.device, self.generation, pid, self)
+            self.bus.expect(self.device, self.generation, pid, 0, self)
         self.heard.put_nowait("forked")
 
     def worker_exited(self, status: int | None) -> None:
