@@ -24,8 +24,9 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from shared.worker_spec import HypervisorKind
 from worker.jail import seccomp, syscalls
-from worker.jail.filters import filter_for, this_machine
+from worker.jail.filters import Mode, filter_for, this_machine
 
 libc = ctypes.CDLL(None, use_errno=True)
 ERROR = 99
@@ -203,7 +204,7 @@ def _in_a_thread_that_was_there() -> NoReturn:
 
     thread = threading.Thread(target=forbidden)
     thread.start()
-    _install("enforce")
+    _install()
     installed.set()
     thread.join()
     os._exit(0)
@@ -230,7 +231,7 @@ def _beside_another_filter() -> NoReturn:
     thread.start()
     own.wait()
     try:
-        _install("enforce")
+        _install()
     except Exception as error:  # noqa: BLE001 - its text is what the case is about
         wanted = f"system-call filter: thread {found[1]}: is under another filter already"
         os._exit(0 if found[0] == 0 and str(error) == wanted else ERROR)
@@ -247,24 +248,27 @@ def _i386_entry(filtered: bool) -> Callable[[], NoReturn]:
         address = ctypes.addressof(ctypes.c_char.from_buffer(page))
         call = ctypes.CFUNCTYPE(ctypes.c_int)(address)
         if filtered:
-            _install("enforce")
+            _install()
         os._exit(0 if call() == os.getpid() else ERROR)
 
     return body
 
 
-def _under(action: Callable[[], int], *, mode: str = "enforce") -> Callable[[], NoReturn]:
+def _under(
+    action: Callable[..., int],
+    *arguments: int,
+    hypervisor: HypervisorKind = "embedded",
+    mode: Mode = "enforce",
+) -> Callable[[], NoReturn]:
     def body() -> NoReturn:
-        _install(mode)
-        os._exit(action())
+        _install(hypervisor, mode)
+        os._exit(action(*arguments))
 
     return body
 
 
-def _install(mode: str) -> None:
-    kind = "log" if mode == "log" else "enforce"
-    hypervisor = "xen" if mode == "xen" else "embedded"
-    seccomp.install(filter_for("block", hypervisor, kind), log=kind == "log")
+def _install(hypervisor: HypervisorKind = "embedded", mode: Mode = "enforce") -> None:
+    seccomp.install(filter_for("block", hypervisor, mode), log=mode == "log")
 
 
 FORBIDDEN = {name: numbers[_COLUMN] for name, (numbers, _) in _FORBIDDEN.items()}
@@ -289,11 +293,10 @@ def cases() -> dict[str, Callable[[], NoReturn]]:
     }
     for name, number in FORBIDDEN.items():
         if number is not None:
-            arguments = _FORBIDDEN[name][1]
-            bodies[name] = _under(lambda n=number, a=arguments: _raw(n, *a))
+            bodies[name] = _under(_raw, number, *_FORBIDDEN[name][1])
     bodies["abort"] = _under(_abort)
     bodies["log: openat"] = _under(lambda: _named("openat", -100, 0, 0), mode="log")
-    bodies["sealed"] = _under(_sealed, mode="xen")
+    bodies["sealed"] = _under(_sealed, hypervisor="xen")
     bodies["older thread"] = _in_a_thread_that_was_there
     bodies["other filter"] = _beside_another_filter
     if platform.machine() == "x86_64":

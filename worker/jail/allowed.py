@@ -81,7 +81,7 @@ def _ioctls(**numbers: int) -> tuple[Call, ...]:
 OWN_PROCESS: Final = 0x7FFFFFFF
 """Stands for the worker's own process id, which no list can know; no process has such an id."""
 
-COMMON: Final = (
+COMMON: Final[tuple[Group, ...]] = (
     Group(
         "memory: malloc, stacks of threads, shared pages; never executable",
         (

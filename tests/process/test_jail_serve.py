@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""Jailed workers under `xenbackd serve`: by default, told to the operator, over a medium change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.control import Show, ShowReply
+from tests.process.lab_world import DEADLINE, World, running_world
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """A running xenbackd with a neighbour, with the default jail."""
+    with running_world() as it:
+        yield it
+
+
+def test_jail_is_on_by_default_and_shown(world: World) -> None:
+    """`status` and `show` say step by step what confines a worker, and what does not."""
+    device = world.neighbour.device
+    status = world.lab.device(device)
+    assert status is not None
+    steps = status.jail
+    assert any("system calls of block on embedded only; any other kills" in one for one in steps)
+    reply = world.ask(Show(device), ShowReply)
+    assert reply.device.jail == steps
+    shown = world.lab.must("show", device)
+    assert "jail of the worker, as it says" in shown
+    assert "no new privileges" in shown
+
+
+@needs_root
+def test_jail_gives_each_worker_a_user_id_of_its_own(world: World) -> None:
+    """Two workers share neither user nor group; the supervisor and the fork server stay root."""
+    with world.untouched(), world.guest() as guest:
+        guest.disk.connect(DEADLINE)
+        pid = world.lab.wait_connected(guest.device).pid
+        owners = {Path(f"/proc/{one}/environ").stat().st_uid for one in (pid, world.neighbour.pid)}
+        uids = {_uid(one) for one in (pid, world.neighbour.pid)}
+
+        assert owners == {0}  # not dumpable: what /proc shows of it is root's
+        assert len(uids) == 2
+        assert 0 not in uids
+
+
+def test_jail_medium_changed_while_closed_is_served_by_a_successor(world: World) -> None:
+    """The worker cannot open the other image: it is replaced at once, which is no failure."""
+    with world.untouched(), world.guest() as guest:
+        guest.disk.connect(DEADLINE)
+        first = world.lab.wait_connected(guest.device)
+        guest.disk.reconnect(DEADLINE)
+        again = world.lab.wait_connected(guest.device)
+        assert (again.pid, again.generation) == (first.pid, 1)
+
+        image = world.image()
+        guest.disk.close(DEADLINE)
+        guest.dom0.write(f"{guest.backend}/params", f"aio:{image}".encode())
+        guest.disk.reconnect(DEADLINE)
+        assert guest.disk.read(0, 8) == image.read_bytes()[:4096]
+        guest.works()
+        second = world.lab.wait_connected(guest.device)
+        assert second.pid != first.pid
+        assert (second.generation, second.failures, second.error) == (2, 0, "")
+
+
+def _uid(pid: int | None) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
