@@ -93,7 +93,7 @@ def kill(pid: str) -> None:
 def kill_by_descriptor(pid: str) -> None:
     descriptor = os.pidfd_open(int(pid))
     try:
-        signal.pidfd_send_signal(descriptor, 0)  # type: ignore[arg-type]
+        signal.pidfd_send_signal(descriptor, 0)
     finally:
         os.close(descriptor)
 
@@ -164,6 +164,28 @@ def open_descriptors(_: str) -> None:
     finally:
         for one in some:
             os.close(one)
+
+
+def map_memory(_: str) -> None:
+    """The same with memory that is private and never touched."""
+    some: list[mmap.mmap] = []
+    try:
+        while len(some) < 1000:
+            some.append(mmap.mmap(-1, 32 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    finally:
+        for one in some:
+            one.close()
+
+
+def share_pages(_: str) -> None:
+    """The same with memory that a child would share."""
+    some: list[mmap.mmap] = []
+    try:
+        while len(some) < 1000:
+            some.append(mmap.mmap(-1, 32 << 20, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
+    finally:
+        for one in some:
+            one.close()
 
 
 def execute(path: str) -> None:
@@ -257,6 +279,8 @@ ATTACKS: Final[dict[str, Callable[[str], None]]] = {
         fork,
         start_threads,
         open_descriptors,
+        map_memory,
+        share_pages,
         execute,
         make_executable,
         mount,

@@ -40,7 +40,7 @@ sys.exit(main())
 THREADS: Final = 24
 JAIL: Final[dict[str, Any]] = {
     **CONFIG,
-    "jail": {"pids": THREADS},
+    "jail": {"pids": THREADS, "memory": 64},
     "types": {"vbd": {"handler": "block"}, "qdisk": {"handler": "block", "jail": {"mode": "log"}}},
 }
 
@@ -119,6 +119,8 @@ def attempts(world: World, abstract: str) -> list[Attempt]:
         Attempt("fork", "", (errno.EAGAIN,)),
         Attempt("start_threads", "", (errno.EAGAIN,), errno.EAGAIN),
         Attempt("open_descriptors", "", (errno.EMFILE,), errno.EMFILE),
+        Attempt("map_memory", "", (errno.ENOMEM,), errno.ENOMEM),
+        Attempt("share_pages", "", (errno.ENOMEM,), errno.ENOMEM),
         Attempt("execute", "/bin/sh", (none, errno.EACCES)),
         Attempt("make_executable", ""),
         Attempt("mount", "", (denied,)),
@@ -157,7 +159,7 @@ def outcomes(world: World, guest: Guest, count: int) -> list[int]:
         status = world.lab.device(guest.device)
         return status if status and f"outcome_{count - 1}" in status.counters else None
 
-    world.lab.wait(told, DEADLINE, "the outcome of the attacks")
+    world.lab.wait(lambda: told() is not None, DEADLINE, "the outcome of the attacks")
     status = told()
     assert status is not None
     assert (status.generation, status.hold) == (1, "")
