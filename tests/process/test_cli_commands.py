@@ -216,7 +216,7 @@ def test_cli_doctor_looks_at_this_host(run_dir: Path) -> None:
     data = json.loads(done.stdout)
 
     assert data["can_serve"] is (done.returncode == 0)
-    assert {"Python", "Kernel", "Host", "Real Xen", "Embedded"} == {
+    assert {"Python", "Kernel", "Jail", "Host", "Real Xen", "Embedded"} == {
         one["section"] for one in data["findings"]
     }
     assert all(one["remedy"] for one in data["findings"] if one["level"] != "ok")
