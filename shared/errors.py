@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from typing import ClassVar, Final
-
-RENEW_EXIT: Final = 79
-"""Exit code of a worker that said `Renew`: it is confined to what it has open while its device now
-stands on something else. Nothing failed; its successor opens that."""
+from typing import ClassVar
 
 
 class Blame(enum.Enum):

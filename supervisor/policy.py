@@ -90,7 +90,7 @@ class Rule:
 
 RULES: Final = {
     ExitKind.CLEAN: Rule("exit after it was told to stop", Answer.NONE),
-    ExitKind.RENEW: Rule("exit code 79 in answer to `Init`: said `Renew`", Answer.RENEW),
+    ExitKind.RENEW: Rule("said `Renew` in answer to `Init`", Answer.RENEW),
     ExitKind.CONFIG: Rule("exit code 78, or blames the operator", Answer.HOLD),
     ExitKind.GUEST: Rule("exit code 76, or blames the guest", Answer.NEXT_CONNECTION, Counts.GUEST),
     ExitKind.HOST: Rule("exit code 75, or blames the host", Answer.BACKOFF, Counts.AFTER_SOME),

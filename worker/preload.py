@@ -35,12 +35,13 @@ import worker.trace
 from config.block import BlockOptions
 from shared import logs
 from shared.device_id import DeviceId
+from shared.errors import ConfigError
 from shared.hypervisor import select
 from shared.messages import Beat, Hello, Init, Stop, decode_to_worker, encode
 from shared.worker_spec import WorkerSpec
 from worker.devices.block import BlockDevice
 from worker.handlers import load
-from worker.jail import facts
+from worker.jail import allowed, facts, filters
 from worker.native._block import lib
 
 __all__ = ["shared", "worker"]
@@ -75,6 +76,9 @@ def warm_up() -> None:
     logs.setup()
     _prime_python()
     facts.look()
+    with contextlib.suppress(ConfigError):  # on a machine without lists the worker says so
+        for hypervisor in allowed.HYPERVISORS:
+            filters.filter_for("block", hypervisor, "enforce")
     assert load("block") is BlockDevice
     select.warm_up()
 

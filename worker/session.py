@@ -8,8 +8,8 @@ Invariants:
 - only the kernel's word counts for a supervisor's death, never a silent socket. Without one the
   worker serves on for `orphan_grace` seconds, then finishes what is in flight and ends;
 - nothing a guest wrote is looked at before the jail is closed (worker.jail), which is done at the
-  end of the first `Init`; a jailed worker that would have to open something else ends for a
-  successor (`RENEW_EXIT`);
+  end of the first `Init`; a jailed worker that would have to open something else says `Renew` and
+  ends for a successor;
 - an answer nobody heard is not lost: what the worker is doing is kept and told to the supervisor
   that adopts it (`Present`). So no answer has to arrive, and none holds up the ring for long.
 
@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from shared.errors import RENEW_EXIT, BackendBug, Blame, BlamedError, HostError
+from shared.errors import BackendBug, Blame, BlamedError, HostError
 from shared.messages import (
     TEXT_MAX,
     Adopt,
@@ -204,7 +204,8 @@ class Session:
         except RenewalError as error:
             self._log.info("init: %s; a successor opens it", error)
             self._say(Renew)
-            sys.exit(RENEW_EXIT)
+            self._stopping = True
+            return
         if not self._confined:
             self._enter_jail()
         self._phase = "ready"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """A running xenbackd with a neighbour, with the default jail."""
-    with running_world() as it:
+    """A running xenbackd with a neighbour and the default jail; the hypervisor outlives it."""
+    with running_world(own_hypervisor=True) as it:
         yield it
 
 
@@ -50,6 +51,22 @@ def test_jail_gives_each_worker_a_user_id_of_its_own(world: World) -> None:
         assert 0 not in uids
 
 
+@needs_root
+def test_jail_leaves_a_worker_only_the_files_of_its_own_device(world: World) -> None:
+    """Image, journal and lock, no pipe of the fork server's: who writes to one would end it."""
+    fds = Path(f"/proc/{world.neighbour.pid}/fd")
+    links = {int(one.name): str(one.readlink()) for one in fds.iterdir()}
+    log = links.pop(2)
+    name = world.neighbour.device.replace("/", "-")
+
+    assert (links.pop(0), links.pop(1)) == ("/dev/null", log)
+    assert not [link for link in links.values() if link.startswith("pipe:")]
+    files = sorted(Path(link).name for link in links.values() if link.startswith("/"))
+    assert [file for file in files if "memfd" not in file and "(deleted)" not in file] == sorted(
+        ["1.img", name, f"{name}.lock"]
+    )
+
+
 def test_jail_medium_changed_while_closed_is_served_by_a_successor(world: World) -> None:
     """The worker cannot open the other image: it is replaced at once, which is no failure."""
     with world.untouched(), world.guest() as guest:
@@ -68,6 +85,19 @@ def test_jail_medium_changed_while_closed_is_served_by_a_successor(world: World)
         second = world.lab.wait_connected(guest.device)
         assert second.pid != first.pid
         assert (second.generation, second.failures, second.error) == (2, 0, "")
+
+
+def test_jail_is_told_again_to_the_supervisor_that_adopts(world: World) -> None:
+    """A jailed worker connects anew from inside, as the user it is, and says what confines it."""
+    lab, device = world.lab, world.neighbour.device
+    before = lab.device(device)
+    assert before is not None
+    lab.stop_supervisor(signal.SIGKILL)
+    lab.start_supervisor()
+    after = lab.wait_device(device, lambda now: bool(now.jail))
+
+    assert (after.pid, after.jail) == (before.pid, before.jail)
+    world.neighbour.works_on()
 
 
 def _uid(pid: int | None) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import ConfigError, HostError
 from shared.worker_spec import JailSpec
-from worker.jail import landlock, native
+from worker.jail import landlock
 from worker.jail.facts import Facts
 from worker.jail.identity import OwnUser
 from worker.jail.jail import carry_out
@@ -17,8 +17,8 @@ from worker.jail.plan import Plan, Subject, make_plan
 from worker.jail.step import LeaveOut, LeftOutError, Step
 
 ALL = (1 << 41) - 1
-ROOT = Facts(root=True, capabilities=ALL, last_capability=40, landlock=6)
-NOBODY = Facts(root=False, capabilities=0, last_capability=40, landlock=6)
+ROOT = Facts(root=True, capabilities=ALL, landlock=6)
+NOBODY = Facts(root=False, capabilities=0, landlock=6)
 UID = 1_879_048_200
 
 
@@ -136,7 +136,7 @@ def test_jail_plan_landlock_follows_the_kernels_version(
     version: int, expected: dict[str, str]
 ) -> None:
     """What a kernel's Landlock does not know is left out; a later one's is used as far as known."""
-    facts = Facts(root=True, capabilities=ALL, last_capability=40, landlock=version)
+    facts = Facts(root=True, capabilities=ALL, landlock=version)
     missing = left_out(plan(facts))
 
     assert missing.keys() == expected.keys()
@@ -157,7 +157,7 @@ def test_jail_plan_landlock_handles_all_accesses_its_version_knows() -> None:
 
 def test_jail_plan_of_root_without_capabilities_names_the_one_that_is_missing() -> None:
     """Root of a container: namespaces cannot be had, the user id must."""
-    facts = Facts(root=True, capabilities=0, last_capability=40, landlock=6)
+    facts = Facts(root=True, capabilities=0, landlock=6)
     missing = left_out(plan(facts))
 
     assert missing["mounts"] == missing["root"] == "needs CAP_SYS_ADMIN"
@@ -210,8 +210,3 @@ def test_jail_step_left_out_gives_its_reason() -> None:
     """A kernel that cannot is no error."""
     assert carry_out(_Fails(LeftOutError("too old"))) == "too old"
     assert carry_out(LeaveOut("x", "a thing", "needs root")) == "needs root"
-
-
-def test_jail_native_numbers_of_capabilities_are_the_kernels() -> None:
-    """This kernel knows at least those that the jail names."""
-    assert native.last_capability() >= max(native.Capability)

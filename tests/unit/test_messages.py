@@ -30,6 +30,7 @@ def head(**fields: object) -> dict[str, object]:
         m.Initialised(device=DEVICE, generation=1, seq=1, nodes={"feature-discard": b"1"}),
         m.Failed(device=DEVICE, generation=1, seq=2, stage="init", blame=Blame.HOST, text="no"),
         m.Beat(device=DEVICE, generation=7, seq=3, counters={"rd_req": 1}),
+        m.Jailed(device=DEVICE, generation=1, seq=4, steps=("no core",), left_out=("a: b",)),
     ],
 )
 def test_messages_of_a_worker_survive_the_wire(message: m.FromWorker) -> None:
@@ -60,10 +61,10 @@ def test_messages_to_a_worker_survive_the_wire() -> None:
         {"type": "Beat", "counters": {"rd_req": 1.5}},
         {"type": "Failed", "stage": "init\n", "blame": "us", "text": ""},
         {"type": "Present", "phase": "stopping", "greeted": True, "nodes": {}},
-        {"type": "Jailed", "steps": ["x" * 201], "left_out": []},
-        {"type": "Jailed", "steps": ["x"] * 33, "left_out": ["x"] * 32},
         {"type": "Failed", "stage": "init", "blame": "nobody", "text": ""},
         {"type": "Failed", "stage": "init", "blame": "us", "text": "x" * 1025},
+        {"type": "Jailed", "steps": ["x" * 201], "left_out": []},
+        {"type": "Jailed", "steps": ["x"] * 40, "left_out": ["x"] * 40},
         {"type": "Publish", "nodes": {"": b"1"}},
         {"type": "Publish", "nodes": {"info": b"x" * (NODE_VALUE_MAX + 1)}},
         {"type": "Publish", "nodes": {"x" * 200: b""}},

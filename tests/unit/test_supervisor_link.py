@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 
@@ -13,9 +12,7 @@ from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, Blame
 from shared.lifecycle_types import Hold, WorkerPhase
-from shared.limits import PUBLISHED_NODES_MAX
 from supervisor.reload import reconfigure
-from supervisor.workerlink import FAILURES_HEARD
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
 from tests.fakes.supervisor_world import ERROR, VBD, world_of
 
@@ -420,102 +417,58 @@ async def test_link_all_workers_drain_at_the_same_time() -> None:
 
 
 @in_clock_loop
-async def test_link_publish_while_nothing_is_served_is_not_written() -> None:
-    """Not before the ring runs, also where the backend is Connected, nor while it is given back."""
+async def test_link_renewal_is_a_restart_at_once_and_no_failure() -> None:
+    """A worker that cannot do what `Init` asks is replaced, and nothing is held against anybody."""
     world = await world_of()
     world.plug()
     await settle()
-    await world.ready()
-    publish = {"nodes": {"sectors": b"99"}, "rewrite_state": True}
-    world.workers.says(VBD, m.Publish, **publish)
-    world.frontend(3)
-    await settle()
-    world.workers.says(VBD, m.Publish, **publish)
-    world.workers.says(VBD, m.Attached, nodes={"sectors": b"8"})
-    await settle()
-    world.frontend(4)
-    await settle()
-    world.workers.exits(VBD, -11)
-    await settle()
     world.workers.says(VBD, m.Hello)
     await settle()
-    world.workers.says(VBD, m.Publish, **publish)
-    world.workers.says(VBD, m.Initialised, nodes={})
+    world.workers.says(VBD, m.Renew)
     await settle()
-    world.workers.says(VBD, m.Attached, nodes={})
-    await settle()
-    world.frontend(6)
-    await settle()
-    assert world.workers.kinds(VBD)[-1] == "Disconnect"
-    world.workers.says(VBD, m.Publish, **publish)
-    await settle()
-    assert world.workers.killed == []
-    assert world.store.nodes[f"{world.back()}/sectors"] == b"8"
+    assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+    status = world.status()
+    assert (status.failures, status.last_failure, status.error) == (0, "", "")
+    assert world.device().link.failures == 0
 
 
 @in_clock_loop
-async def test_link_more_nodes_than_a_worker_may_have_kill_it() -> None:
-    """Allowed names are not without number: each is memory of xenstored."""
+async def test_link_renewals_without_end_are_bounded_by_the_budget() -> None:
+    """A worker that renews itself at each `Init` waits for turns like any that is restarted."""
+    world = await world_of()
+    world.plug()
+    await settle()
+    for _ in range(30):
+        if world.device().lifecycle.hold is not Hold.NONE:
+            break
+        world.workers.says(VBD, m.Hello)
+        await settle()
+        world.workers.says(VBD, m.Renew)
+        await settle()
+    assert Hold.BUDGET is world.device().lifecycle.hold
+    assert len(world.workers.starts) == 21  # the first is free
+
+
+@in_clock_loop
+async def test_link_renewal_nobody_asked_for_is_a_crash() -> None:
+    """A worker cannot use it to end uncounted while it serves."""
     world = await world_of()
     await world.serving()
-    for number in range(PUBLISHED_NODES_MAX):
-        world.workers.says(VBD, m.Publish, nodes={f"feature-{number}": b""})
+    world.workers.says(VBD, m.Renew)
     await settle()
     assert world.workers.killed == [VBD]
-    written = [path for path in world.store.nodes if path.startswith(f"{world.back()}/feature-")]
-    assert len(written) <= PUBLISHED_NODES_MAX
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        (m.Hello, {}),
-        (m.Initialised, {"nodes": {}}),
-        (m.Attached, {"nodes": {}}),
-        (m.Disconnected, {}),
-        (m.Renew, {}),
-    ],
-    ids=lambda words: words[0].__name__,
-)
-@in_clock_loop
-async def test_link_answer_nobody_asked_for_kills_the_worker(words: tuple[Any, Any]) -> None:
-    """Whatever it answers while it serves: no state is written because of it."""
-    world = await world_of()
-    await world.serving()
-    kind, fields = words
-    world.workers.says(VBD, kind, **fields)
-    await settle()
-    assert world.workers.killed == [VBD]
-    assert "not asked for" in world.status().error
-    assert world.state() == b"4"
+    assert (world.status().failures, world.status().last_failure) == (1, "crash")
 
 
 @in_clock_loop
-async def test_link_words_of_a_worker_stay_one_printable_line(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Neither the log nor xenstore nor `status` repeats what a terminal would act on."""
+async def test_link_jail_is_kept_until_the_worker_is_another_one() -> None:
+    """What a worker says of its jail stands in `status`, and not for its successor."""
     world = await world_of()
     await world.serving()
-    text = "ring\x1b[2J\n2026-01-01 12:00:00.000 INFO vbd/9/1: all is well\r\u202e" + "\x07" * 900
-    world.workers.says(VBD, m.Failed, stage="serve", blame=Blame.HOST, text=text)
+    world.workers.says(VBD, m.Jailed, steps=("no new privileges",), left_out=("x: needs root",))
     await settle()
-    for shown in (world.status().error, world.store.nodes[ERROR].decode(), *caplog.messages):
-        assert shown.isprintable()
-        assert len(shown) <= 1100
-    assert "\\x1b[2J\\x0a2026" in world.status().error
-
-
-@in_clock_loop
-async def test_link_worker_that_fails_without_end_is_heard_a_few_times(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It is to end, and until it is dead it cannot fill the log or the event stream."""
-    world = await world_of()
-    await world.serving()
-    for number in range(200):
-        text = f"host: {number}"
-        world.workers.says(VBD, m.Failed, stage="serve", blame=Blame.US, text=text)
+    assert world.status().jail == ("no new privileges",)
+    assert world.status().jail_left_out == ("x: needs root",)
+    world.workers.exits(VBD, -11)
     await settle()
-    assert len([one for one in caplog.messages if "host: " in one]) == FAILURES_HEARD
-    assert world.workers.kinds(VBD)[-1] == "Stop"
+    assert world.status().jail == ()

@@ -224,7 +224,6 @@ NAMESPACES: Final = (
 class DropCapabilities:
     """Nothing can be gained by executing, and what entry does not need is gone at once."""
 
-    last: int
     keep: tuple[Capability, ...] = NEEDED_UNTIL_ENTRY
     name: str = "capabilities"
 
@@ -233,8 +232,7 @@ class DropCapabilities:
 
     def execute(self) -> None:
         # First the bounding set: what lets us is among what goes next.
-        for number in range(self.last + 1):
-            native.prctl(native.PR_CAPBSET_DROP, number)
+        native.drop_bounding_set()
         with contextlib.suppress(OSError):  # before Linux 4.3 there was no ambient set
             native.prctl(native.PR_CAP_AMBIENT, native.PR_CAP_AMBIENT_CLEAR_ALL)
         kept = native.capget().permitted & sum(1 << one for one in self.keep)

@@ -7,7 +7,6 @@ out by trying is left to the steps themselves.
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass
 
@@ -23,8 +22,6 @@ class Facts:
     """The effective user is root, if only of a container."""
     capabilities: int
     """The effective set, as a mask."""
-    last_capability: int
-    """Highest number the kernel knows."""
     landlock: int
     """Version of Landlock's interface; 0: none."""
 
@@ -33,18 +30,10 @@ class Facts:
         return all(self.capabilities >> one & 1 for one in needed)
 
 
-@functools.cache
-def _kernel() -> tuple[int, int]:
-    """The same for all processes, so the fork server asks for all of them."""
-    return native.last_capability(), native.landlock_abi()
-
-
 def look() -> Facts:
     """The facts of this process."""
-    last_capability, landlock = _kernel()
     return Facts(
         root=os.geteuid() == 0,
         capabilities=native.capget().effective,
-        last_capability=last_capability,
-        landlock=landlock,
+        landlock=native.landlock_abi(),
     )

@@ -16,9 +16,6 @@ from worker.native._jail import ffi, lib
 
 # prctl
 PR_SET_DUMPABLE: Final = 4
-PR_CAPBSET_READ: Final = 23
-PR_CAPBSET_DROP: Final = 24
-PR_GET_SECUREBITS: Final = 27
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
@@ -71,6 +68,11 @@ def prctl(option: int, value: int) -> int:
     return _check("prctl", lib.jail_prctl(option, value))
 
 
+def drop_bounding_set() -> None:
+    """Empty the calling thread's bounding set."""
+    _check("prctl", lib.jail_drop_bounding())
+
+
 def capget(thread: int = 0) -> Capabilities:
     """The sets of a thread by its id; 0 is the calling one."""
     out = ffi.new("struct jail_caps *")
@@ -112,14 +114,6 @@ def landlock_abi() -> int:
 def landlock(*, files: int = 0, network: int = 0, scopes: int = 0) -> None:
     """Forbid the calling thread all of the accesses, for ever."""
     _check("landlock", lib.jail_landlock(files, network, scopes))
-
-
-def last_capability() -> int:
-    """The highest number this kernel knows."""
-    number = int(Capability.SYS_ADMIN)
-    while lib.jail_prctl(PR_CAPBSET_READ, number + 1) >= 0:
-        number += 1
-    return number
 
 
 def _check(call: str, result: Any) -> int:

@@ -92,7 +92,7 @@ def _birth(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
     for flag, name, text in birth.NAMESPACES:
         step = birth.Namespace(flag, name, text)
         yield _unless(_why_not_admin(facts), step)
-    drop = birth.DropCapabilities(facts.last_capability)
+    drop = birth.DropCapabilities()
     yield _unless("" if facts.can(Capability.SETPCAP) else _needs(facts, "CAP_SETPCAP"), drop)
     network = landlock.ForbidNetwork(facts.landlock)
     yield _unless(_why_no_landlock(facts, landlock.NETWORK_ABI), network)

@@ -46,6 +46,15 @@ int jail_prctl(int option, unsigned long value)
     return result(prctl(option, value, 0, 0, 0));
 }
 
+int jail_drop_bounding(void)
+{
+    for (unsigned long capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++) {
+        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+            return -errno;
+    }
+    return 0;
+}
+
 int jail_capget(int thread, struct jail_caps *out)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, thread};

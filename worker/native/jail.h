@@ -16,6 +16,8 @@ struct jail_caps {
 int jail_close_range(unsigned int first, unsigned int last);
 /* prctl with one argument; its result if that is not negative. */
 int jail_prctl(int option, unsigned long value);
+/* Empty the bounding set, up to the last capability the kernel knows. */
+int jail_drop_bounding(void);
 /* Of a thread of this process, by its id; 0 is the caller. */
 int jail_capget(int thread, struct jail_caps *out);
 int jail_capset(const struct jail_caps *caps);
