@@ -5,8 +5,8 @@ Either everything is right, or one `ConfigFileError` names every problem with fi
 what is allowed. Nothing of the host is looked at (whether a directory exists is for the one who
 uses it), so a file can be checked on another machine.
 
-A type's `restart` or `timeouts` section changes single values of the general section of that name;
-what it leaves out is as written there.
+A type's `restart`, `timeouts` or `jail` section changes single values of the general section of
+that name; what it leaves out is as written there.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def _convert(name: str, plain: dict[str, Any]) -> Config:
     general = {
         "restart": plain.get("restart", {}),
         "timeouts": {k: v for k, v in plain.get("timeouts", {}).items() if k != "stop"},
+        "jail": plain.get("jail", {}),
     }
     for of_type in plain.get("types", {}).values():
         for section, values in general.items():

@@ -101,6 +101,27 @@ class TimeoutsConfig(DeviceTimeouts, frozen=True):
     """All of `serve` going down."""
 
 
+class JailConfig(_Section, frozen=True):
+    """What a worker is confined by before it touches anything that a guest wrote."""
+
+    mode: Literal["enforce", "log", "off"] = "enforce"
+    """log: what the system-call filter forbids is logged by the kernel and happens all the same;
+    off: no jail."""
+    unjailed_root: bool = False
+    """Let workers run as root without a jail: a guest that takes one over has the host."""
+    uid_base: Annotated[int, Meta(ge=1, le=4_000_000_000)] = 1_879_048_192
+    """First of the user ids of workers; each has its own, and the group of the same number. The
+    default begins after what systemd gives to containers (UIDS-GIDS.md)."""
+    uids: Annotated[int, Meta(ge=1, le=1_000_000)] = 32_768
+    memory: Annotated[int, Meta(ge=16, le=1_048_576)] = 256
+    """MiB of one worker's control group."""
+    pids: Annotated[int, Meta(ge=4, le=4096)] = 64
+    """Threads of one worker: of its control group and its user id."""
+    open_files: Annotated[int, Meta(ge=32, le=65_536)] = 256
+    cpu_weight: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    io_weight: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
 class TypeConfig(_Section, frozen=True):
     """One device type: the name of its directory below backend/ is the key in the file."""
 
@@ -110,6 +131,7 @@ class TypeConfig(_Section, frozen=True):
     log_level: Level | None = None
     restart: RestartConfig | None = None
     timeouts: DeviceTimeouts | None = None
+    jail: JailConfig | None = None
     orphan: Literal["survive", "die"] = "survive"
     """What a worker does whose supervisor died: serve on, to be adopted by the next one; or finish
     what is in flight and end."""
@@ -130,6 +152,7 @@ class Config(_Section, frozen=True):
     log: LogConfig = LogConfig()
     restart: RestartConfig = RestartConfig()
     limits: LimitsConfig = LimitsConfig()
+    jail: JailConfig = JailConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     types: dict[str, TypeConfig] = {}
 

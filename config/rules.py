@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from config.model import Config, DeviceTimeouts, RestartConfig
+from config.model import Config, DeviceTimeouts, JailConfig, RestartConfig
 
 SOCKET_PATH_MAX: Final = 107
 """Bytes of a UNIX socket's path without the closing NUL (unix(7))."""
+
+RESERVED_UIDS: Final = {
+    65_534: "nobody, and whoever the kernel cannot name (/proc/sys/kernel/overflowuid)",
+    65_535: "the 16-bit form of no user at all",
+}
 
 _LONGEST_SOCKET: Final = "/embedded/xenstored/socket"
 """The longest name of a socket below the runtime directory."""
@@ -30,7 +35,25 @@ def broken_rules(config: Config) -> Iterator[Finding]:
             yield from _restart(f"types.{name}.restart", of_type.restart)
         if of_type.timeouts is not None:
             yield from _timeouts(f"types.{name}.timeouts", of_type.timeouts)
+        if of_type.jail is not None:
+            yield from _jail(f"types.{name}.jail", of_type.jail)
     yield from _timeouts("timeouts", config.timeouts)
+    yield from _jail("jail", config.jail)
+
+
+def remarks(config: Config) -> Iterator[Finding]:
+    """What may be meant as it is written and should not pass unnoticed."""
+    for name, of_type in config.types.items():
+        jail = of_type.jail or config.jail
+        path = "jail.mode" if of_type.jail is None else f"types.{name}.jail.mode"
+        if not of_type.enabled or jail.mode == "enforce":
+            continue
+        if jail.mode == "log":
+            yield path, f"log: {name}: what a worker may not do is logged, and it does it"
+        elif jail.unjailed_root:
+            yield path, f"off: {name}: a guest that takes over its worker is what serve runs as"
+        else:
+            yield path, f"off: {name}: serve refuses that as root (unless unjailed_root: true)"
 
 
 def _paths(config: Config) -> Iterator[Finding]:
@@ -59,6 +82,14 @@ def _restart(path: str, restart: RestartConfig) -> Iterator[Finding]:
             f"{path}.max",
             f"must not be below {path}.initial ({restart.max:g} < {restart.initial:g})",
         )
+
+
+def _jail(path: str, jail: JailConfig) -> Iterator[Finding]:
+    first, last = jail.uid_base, jail.uid_base + jail.uids - 1
+    # The bounds of the two keep the last one below 2^32 - 1, which is no user (setresuid(2)).
+    for uid, who in RESERVED_UIDS.items():
+        if first <= uid <= last:
+            yield f"{path}.uid_base", f"{first}..{last} contains {uid}: {who}"
 
 
 def _timeouts(path: str, timeouts: DeviceTimeouts) -> Iterator[Finding]:

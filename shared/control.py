@@ -12,7 +12,6 @@ import msgspec
 from shared.device_id import DeviceId
 
 CONTROL_SOCKET = "control.sock"
-WORKERS_SOCKET = "workers.sock"
 EVENTS_SOCKET = "events.sock"
 
 
@@ -101,6 +100,10 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     """Seconds in the present backend state."""
     counters: dict[str, int] = {}
+    jail: tuple[str, ...] = ()
+    """What confines the worker, step by step, as it says; empty without a jail."""
+    jail_left_out: tuple[str, ...] = ()
+    """What this host does not give, and why."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

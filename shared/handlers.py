@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What the supervisor must know of a device type's handler, without importing it.
 
-A handler is named in the configuration (`types.<type>.handler`) and lives in the worker. Three
-things about it matter to the supervisor: where the worker finds it, whether its life cycle waits
-for the frontend, and which nodes it may publish. For the handlers of this distribution they stand
-in a table here; a third-party handler brings them as a `HandlerInfo` of the same name in the
-entry-point group `xenbackd.devices.info`, from a module that should import nothing else.
+A handler is named in the configuration (`types.<type>.handler`) and lives in the worker. Four
+things about it matter before it is imported: where the worker finds it, whether its life cycle
+waits for the frontend, which nodes it may publish, and what more than any worker it may ask of the
+kernel. For the handlers of this distribution they stand in a table here; a third-party handler
+brings them as a `HandlerInfo` of the same name in the entry-point group `xenbackd.devices.info`,
+from a module that should import nothing else.
 
 Does not import a handler: that would load device code, and what it links, into the supervisor.
 """
@@ -55,12 +56,15 @@ RESERVED_NODES: Final = frozenset(
 class HandlerInfo:
     """What a handler says of itself.
 
-    `module` is `package.module:Class`; `publishes` adds patterns to `COMMON_NODES`.
+    `module` is `package.module:Class`; `publishes` adds patterns to `COMMON_NODES`. `system_calls`
+    adds names to what a jailed worker may call (docs/system-calls.md), whatever their arguments;
+    the handlers of this distribution have lists with rules instead (worker.jail.allowed).
     """
 
     module: str
     ignore_frontend_state: bool = False
     publishes: tuple[str, ...] = ()
+    system_calls: tuple[str, ...] = ()
 
     def may_publish(self, untrusted_name: str) -> bool:
         """Whether a worker of this handler may have that node written."""

@@ -10,6 +10,7 @@ sizes and refuses unknown fields.
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 import msgspec
@@ -130,15 +131,18 @@ class Disconnected(Message, frozen=True):
     """Answer to `Disconnect`: everything of the guest's has been given back."""
 
 
+Stage = Literal["alloc", "init", "initialise", "connected", "serve", "disconnect"]
+
+
 class Failed(Message, frozen=True):
     """Something failed; the worker waits for orders.
 
     With the stage "alloc" it comes in the place of Hello, and the worker ends.
     """
 
-    stage: str
-    """"alloc" (handler, options, handles, the hook), or the hook: "init", "initialise",
-    "connected", "serve" (the ring loop, a changed node), "disconnect"."""
+    stage: Stage
+    """"alloc" (handler, options, handles, the hook), or the hook; "serve" is the ring loop, or a
+    changed node."""
     blame: Blame
     text: str
 
@@ -166,16 +170,43 @@ class Present(Message, frozen=True):
     """Since the last `Init` there was a `Connected`."""
     nodes: Nodes
     """As in the last `Initialised` or `Attached`."""
-    stage: str = ""
+    stage: Stage | Literal[""] = ""
     blame: Blame | None = None
     text: str = ""
     """As in `Failed`, if something failed and the worker waits for its end; "" otherwise."""
 
 
-FromWorker = Hello | Initialised | Attached | Disconnected | Failed | Publish | Beat | Present
+class Renew(Message, frozen=True):
+    """Answer to `Init` of a worker that ends: only a successor can open what that asks for."""
+
+
+class Jailed(Message, frozen=True):
+    """What confines the worker, as it says: before the first `Initialised`, and after `Present`."""
+
+    steps: tuple[str, ...]
+    """What was done."""
+    left_out: tuple[str, ...]
+    """What this host cannot do, and why."""
+
+
+FromWorker = (
+    Hello
+    | Initialised
+    | Attached
+    | Disconnected
+    | Failed
+    | Publish
+    | Beat
+    | Present
+    | Renew
+    | Jailed
+)
 
 COUNTERS_MAX: Final = 64
+_COUNTER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 TEXT_MAX: Final = 1024
+STEPS_MAX: Final = 64
+STEP_TEXT_MAX: Final = 200
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -217,6 +248,8 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
     if isinstance(message, Beat):  # nearly all messages are
         if len(message.counters) > COUNTERS_MAX:
             raise BackendBug(f"message of worker: {len(message.counters)} counters")
+        if not all(map(_COUNTER.fullmatch, message.counters)):
+            raise BackendBug("message of worker: a counter of that name")
         # MessagePack bounds them above: 64 bits.
         if min(message.counters.values(), default=0) < 0:
             raise BackendBug("message of worker: a counter below 0")
@@ -224,7 +257,16 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
         _check_nodes(message.nodes)
     if isinstance(message, Failed | Present) and len(message.text) > TEXT_MAX:
         raise BackendBug(f"message of worker: text of {len(message.text)} characters")
+    if isinstance(message, Jailed):
+        _check_steps(message.steps + message.left_out)
     return message
+
+
+def _check_steps(steps: tuple[str, ...]) -> None:
+    if len(steps) > STEPS_MAX:
+        raise BackendBug(f"message of worker: {len(steps)} steps of a jail")
+    if (longest := max(map(len, steps), default=0)) > STEP_TEXT_MAX:
+        raise BackendBug(f"message of worker: step of a jail of {longest} characters")
 
 
 def _check_nodes(nodes: Nodes) -> None:

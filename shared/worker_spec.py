@@ -15,6 +15,22 @@ from shared.device_id import DeviceId
 HypervisorKind = Literal["xen", "embedded"]
 
 
+class JailSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What confines a worker (worker/jail); what a worker without root cannot do is left out."""
+
+    mode: Literal["enforce", "log"]
+    uid: int
+    """User and group of the worker's own; 0: the supervisor is not root, so it stays as it is."""
+    keep: str
+    """Directory of the supervisor's worker socket: all that is left of the file system."""
+    open_files: int
+    pids: int
+    memory: int = 256
+    """MiB; also bounded where there is no control group, only more loosely."""
+    cgroup: str = ""
+    """Directory of its control group (v2), made by the supervisor; "" without."""
+
+
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything a worker knows that no message tells it."""
 
@@ -33,6 +49,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     supervisor_pid: int
     journal: str = ""
     """Path of the device's journal, which is also the lock of its worker; "" without."""
+    jail: JailSpec | None = None
     log_level: str = "info"
     log_format: str = "text"
     beat: float = 1.0

@@ -3,9 +3,10 @@
 
 Trust: a worker may have been taken over by its guest, and any process that may open the socket's
 path can connect. So who speaks is taken from the kernel and not from the message: ZeroMQ gives the
-peer's credentials (`Peer-Address`, SO_PEERCRED) with each frame, and the first message of a
-connection must be the Hello (or the Failed, where it gets no further) of a process that we
-started, for its own device and generation. From then on the connection, which ZeroMQ names by a
+peer's credentials (`Peer-Address`, SO_PEERCRED: those of the moment it connected) with each frame,
+and the first message of a connection must be the Hello (or the Failed, where it gets no further)
+of a process that we started, for its own device and generation, under our user id (before it has
+entered its jail) or its own. From then on the connection, which ZeroMQ names by a
 routing id it chose itself, stands for that worker.
 
 Rules: a message that does not fit (schema, device, generation, sequence, a second connection)
@@ -28,11 +29,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import zmq
 
@@ -97,6 +99,8 @@ class _Peer:
     device: DeviceId
     generation: int
     pid: int
+    uid: int
+    """User id of its own, in its jail; ours or 0 if it has none."""
     listener: BusListener
     route: bytes | None = None
     received: int | None = None
@@ -104,6 +108,11 @@ class _Peer:
     sent: int = 0
     adopting: bool = False
     """An earlier supervisor's, and `Present` has not come yet."""
+
+
+class _Credentials(NamedTuple):
+    pid: int
+    uid: int
 
 
 class Bus:
@@ -117,7 +126,8 @@ class Bus:
         self._by_pid: dict[int, _Peer] = {}
         self._by_route: dict[bytes, _Peer] = {}
         self._by_device: dict[DeviceId, _Peer] = {}
-        self._parked: dict[int, tuple[bytes, bytes]] = {}
+        self._parked: dict[_Credentials, tuple[bytes, bytes]] = {}
+        self._uid = os.geteuid()
         self._drain_scheduled = False
         self._resting: asyncio.Handle | None = None
         self._due: set[DeviceId] = set()
@@ -149,7 +159,8 @@ class Bus:
         except zmq.ZMQError as error:
             socket.close()
             raise HostError(f"worker socket: {self.path}: {error}") from error
-        self.path.chmod(0o600)
+        # For jailed workers that come back; who keeps others out: supervisor.door.
+        self.path.chmod(0o666 if self._uid == 0 else 0o600)
         self._socket = socket
         asyncio.get_running_loop().add_reader(socket.FD, self._look)
 
@@ -164,20 +175,27 @@ class Bus:
             self._socket = None
             self.path.unlink(missing_ok=True)
 
-    def expect(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
-        """A worker was forked: its Hello may come."""
-        self._add(_Peer(device, generation, pid, listener))
+    def expect(
+        self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
+    ) -> None:
+        """A worker was forked: its Hello may come. `uid` is 0 if it has none of its own."""
+        self._add(_Peer(device, generation, pid, uid, listener))
 
-    def adopt(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+    def adopt(
+        self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
+    ) -> None:
         """A worker of an earlier supervisor may come back."""
-        self._add(_Peer(device, generation, pid, listener, adopting=True))
+        self._add(_Peer(device, generation, pid, uid, listener, adopting=True))
 
     def _add(self, peer: _Peer) -> None:
         self._await(peer.device)
         self._by_pid[peer.pid] = self._by_device[peer.device] = peer
-        parked = self._parked.pop(peer.pid, None)
-        if parked is not None:
-            self._take(peer, *parked)
+        for sender in [one for one in self._parked if one.pid == peer.pid]:
+            parked = self._parked.pop(sender)
+            if self._is_its(peer, sender):
+                self._take(peer, *parked)
+            else:
+                self.dropped += 1
 
     def forget(self, device: DeviceId) -> None:
         """The worker is dead; whatever still arrives of it is dropped."""
@@ -265,11 +283,15 @@ class Bus:
 
     def _introduce(self, route: bytes, frames: list[zmq.Frame]) -> None:
         """First message of a connection: only now are its credentials looked at, for they stay."""
-        peer = self._by_pid.get(_peer_pid(frames[-1]))
-        if peer is None:
-            self._stranger(route, frames[-1])
+        sender = _credentials(frames[-1])
+        peer = self._by_pid.get(sender.pid)
+        if peer is None or not self._is_its(peer, sender):
+            self._stranger(route, sender, frames[-1])
         else:
             self._accept(peer, route, [frame.bytes for frame in frames])
+
+    def _is_its(self, peer: _Peer, sender: _Credentials) -> bool:
+        return sender.uid in (self._uid, peer.uid or self._uid)
 
     def _accept(self, peer: _Peer, route: bytes, untrusted_frames: list[bytes]) -> None:
         if len(untrusted_frames) == 1:
@@ -321,19 +343,22 @@ class Bus:
         if message.seq != peer.received + 1:
             raise BackendBug(f"message {message.seq} after message {peer.received}")
 
-    def _stranger(self, route: bytes, frame: zmq.Frame) -> None:
+    def _stranger(self, route: bytes, sender: _Credentials, frame: zmq.Frame) -> None:
         # The fork server's word about the pid of a worker may come after the worker's own first
         # message, and a worker of an earlier supervisor before its device is taken up; any process
         # of the host can also be the sender, hence the bound.
-        pid = _peer_pid(frame)
         if not self.starts_pending():
             self._parked.clear()
-        elif pid not in self._parked and len(self._parked) < PARKED_MAX:
-            self._parked[pid] = (route, frame.bytes)
+        elif sender not in self._parked and len(self._parked) < PARKED_MAX:
+            self._parked[sender] = (route, frame.bytes)
             return
         self.dropped += 1
         if self._strangers.allow(self._clock()):
-            _log.debug("message of process %d, which is no worker of ours: dropped", pid)
+            _log.debug(
+                "message of process %d of user %d, which is no worker of ours: dropped",
+                sender.pid,
+                sender.uid,
+            )
 
     def _malformed(self, peer: _Peer, cause: str) -> None:
         self.forget(peer.device)
@@ -341,10 +366,10 @@ class Bus:
         peer.listener.worker_broke_protocol(error)
 
 
-def _peer_pid(frame: zmq.Frame) -> int:
-    """Process id of the sender; -1 if ZeroMQ does not know it."""
+def _credentials(frame: zmq.Frame) -> _Credentials:
+    """Who sent it, as the kernel says: "localhost:UID:GID:PID"; -1 if ZeroMQ does not know."""
     try:
-        address = frame.get("Peer-Address")
-        return int(str(address).rsplit(":", 1)[1])
-    except (zmq.ZMQError, ValueError, IndexError):
-        return -1
+        _, uid, _, pid = str(frame.get("Peer-Address")).split(":")
+        return _Credentials(int(pid), int(uid))
+    except (zmq.ZMQError, ValueError):
+        return _Credentials(-1, -1)

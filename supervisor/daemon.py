@@ -36,17 +36,19 @@ from config.errors import ConfigFileError
 from config.loader import load
 from config.model import Config
 from shared import logs
-from shared.control import WORKERS_SOCKET
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, BlamedError, ConfigError, HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
 from supervisor.adoption import close_orphan
 from supervisor.bus import Bus
+from supervisor.cgroups import Cgroups
 from supervisor.control import Control
 from supervisor.device import Device
+from supervisor.door import make_door
 from supervisor.events import EventLog
 from supervisor.instance import Instance
+from supervisor.jails import Jails, check_unjailed, warn_of_weak
 from supervisor.journals import Journals
 from supervisor.notify import notify
 from supervisor.operations import Operations
@@ -60,6 +62,7 @@ from supervisor.scanner import Scanner
 from supervisor.services import Services
 from supervisor.spawner import ENTRY_POINT, PRELOAD, Spawner
 from supervisor.upgrade import SIGNALS, Handover, Upgrade, signals_held
+from supervisor.userids import UserIds
 from supervisor.watchdog import Watchdog
 
 _log = logging.getLogger("xenbackd.supervisor")
@@ -116,6 +119,7 @@ class Supervisor:
         self._upgrade = Upgrade(command, handover, embedded_pid)
         self._instance = Instance(self._directory)
         self._predecessors: Predecessors
+        self._jails: Jails
         self._control: Control
 
     def stop(self) -> None:
@@ -151,6 +155,8 @@ class Supervisor:
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
+        check_unjailed(config)
+        warn_of_weak(config)
         hypervisor = hypervisor_of(config)
         handover = self._handover
         self._instance.open(None if handover is None else handover.lock)
@@ -163,9 +169,14 @@ class Supervisor:
         self._journals.open()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.destroy, 0)
-        bus = Bus(context, self._directory / WORKERS_SOCKET)
+        bus = Bus(context, make_door(self._directory))
         bus.open()
         stack.callback(bus.close)
+        user_ids = UserIds() if os.geteuid() == 0 else None
+        self._jails = Jails(bus.path.parent, user_ids, Cgroups(self._directory))
+        # Before the fork server, which stays where it was started.
+        self._jails.open(self._orphans)
+        stack.callback(self._jails.close)
         self._spawner = Spawner(
             parallel=config.limits.parallel_starts,
             entry_point=self._entry_point,
@@ -206,10 +217,11 @@ class Supervisor:
             forget=self._forget,
             own_path=own_path,
             own_domid=domid,
-            endpoint=str(self._directory / WORKERS_SOCKET),
+            endpoint=str(bus.path),
             hypervisor=hypervisor,
             embedded_dir=str(embedded_dir(self.config)),
             supervisor_pid=os.getpid(),
+            jails=self._jails,
             journals=self._journals,
             orphans=self._orphans,
         )
@@ -350,10 +362,12 @@ class Supervisor:
                 loaded = self._override(load(self.config_path))
             except ConfigFileError as error:
                 raise ConfigError(str(error)) from error
+            check_unjailed(loaded)
             changes = difference(self.config, loaded)
             self.config = self._services.config = effective(self.config, loaded)
             self._spawner.parallel = self.config.limits.parallel_starts
             logs.setup(self.config.log.level, self.config.log.format)
+            warn_of_weak(self.config)
             for device in self.registry:
                 type_config = self.config.types.get(device.id.type)
                 if type_config is not None:

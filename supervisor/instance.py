@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import ConfigError, HostError
+from supervisor.door import socket_path
 
 SUPERVISOR_LOCK: Final = "supervisor.lock"
 SOCKET_PATH_MAX: Final = 107
@@ -41,8 +42,7 @@ class Instance:
             ConfigError: the directory cannot be used.
             HostError: another supervisor is there.
         """
-        longest = self.directory / "control.sock"
-        if len(os.fsencode(longest)) > SOCKET_PATH_MAX:
+        if len(os.fsencode(socket_path(self.directory))) > SOCKET_PATH_MAX:
             raise ConfigError(f"runtime_dir: {self.directory}: too long for a socket's path")
         try:
             # Others may pass through it to a socket that lets them in, and not list it.

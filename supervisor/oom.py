@@ -6,6 +6,9 @@ host's shortage included: `oom_kill` in `memory.events` of cgroup v2 and in `mem
 v1 (its Documentation/admin-guide, cgroup-v2.rst and cgroup-v1/memory.rst), raised before the signal
 is sent. So the counter is read when a worker is forked, and when one was killed by SIGKILL.
 
+A worker with a control group of its own (`supervisor.cgroups`) enters it by itself, after the fork,
+so for that one the path is given.
+
 Several workers may share a cgroup. Then a rise says how many were killed, not which: each rise is
 taken for one worker that died of SIGKILL. Where there is no memory cgroup nothing is known, and a
 SIGKILL is one of a stranger.
@@ -30,9 +33,10 @@ class OomKills:
         self._claimed: dict[Path, int] = {}
         """Value of a counter up to which its rises have been taken for a worker."""
 
-    def watch(self, pid: int) -> None:
-        """A worker was forked: note what its cgroup says now."""
-        for path in self._counters(pid):
+    def watch(self, pid: int, leaf: Path | None = None) -> None:
+        """A worker was forked: note what its cgroup says now; `leaf` is the one of its own."""
+        own = [] if leaf is None else [leaf / "memory.events"]
+        for path in [*own, *self._counters(pid)]:
             count = _read(path)
             if count is not None:
                 self._workers[pid] = (path, count)

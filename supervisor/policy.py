@@ -32,6 +32,8 @@ class ExitKind(enum.Enum):
     """Why a worker is no more."""
 
     CLEAN = "clean"
+    RENEW = "renew"
+    """Asked to open what its jail does not let it open: a successor will."""
     CONFIG = "config"
     GUEST = "guest"
     HOST = "host"
@@ -61,6 +63,7 @@ class Answer(enum.Enum):
     """What is done about a successor."""
 
     NONE = "no failure: a successor only where the device wants one"
+    RENEW = "no failure: restart at once, within the budget"
     HOLD = "held until the configuration or a node of the backend directory changes"
     NEXT_CONNECTION = "closed; served again when the frontend starts anew"
     BACKOFF = "restart with back-off"
@@ -87,6 +90,7 @@ class Rule:
 
 RULES: Final = {
     ExitKind.CLEAN: Rule("exit after it was told to stop", Answer.NONE),
+    ExitKind.RENEW: Rule("said `Renew` in answer to `Init`", Answer.RENEW),
     ExitKind.CONFIG: Rule("exit code 78, or blames the operator", Answer.HOLD),
     ExitKind.GUEST: Rule("exit code 76, or blames the guest", Answer.NEXT_CONNECTION, Counts.GUEST),
     ExitKind.HOST: Rule("exit code 75, or blames the host", Answer.BACKOFF, Counts.AFTER_SOME),
@@ -196,7 +200,7 @@ class RestartPolicy:
         if served_since is not None and now - served_since >= self.config.stable_after:
             self.reset()
         rule = RULES[kind]
-        if rule.answer is Answer.NONE:
+        if rule.answer in (Answer.NONE, Answer.RENEW):
             return Decision(Hold.NONE)
         self.last = kind.value
         if rule.answer is Answer.HOLD:

@@ -63,6 +63,10 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """None before the fork, and for a device that is only remembered for its failures."""
     start_time: int = 0
     """Clock ticks since boot."""
+    uid: int = 0
+    """User id of its own, which nobody else is given while it lives; 0: it has none."""
+    cgroup: str = ""
+    """Directory of its control group; "" if it has none of its own."""
     quarantined: bool = False
     memory: Memory = Memory()
 

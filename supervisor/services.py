@@ -17,6 +17,7 @@ from shared.worker_spec import HypervisorKind, WorkerSpec
 from supervisor.budget import RestartBudget
 from supervisor.bus import BusListener
 from supervisor.events import EventLog
+from supervisor.jails import Jails
 from supervisor.journals import Journals
 from supervisor.oom import OomKills
 from supervisor.publisher import Publisher
@@ -47,10 +48,14 @@ class Processes(Protocol):
 class Messages(Protocol):
     """`supervisor.bus.Bus`, as devices see it."""
 
-    def expect(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+    def expect(
+        self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
+    ) -> None:
         """A worker was forked."""
 
-    def adopt(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+    def adopt(
+        self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
+    ) -> None:
         """A worker of an earlier supervisor may come back."""
 
     def forget(self, device: DeviceId) -> None:
@@ -97,6 +102,7 @@ class Services:
     hypervisor: HypervisorKind
     embedded_dir: str
     supervisor_pid: int
+    jails: Jails
     budget: RestartBudget = field(default_factory=RestartBudget)
     oom: OomKills = field(default_factory=OomKills)
     journals: Journals | None = None

@@ -26,6 +26,8 @@ def status_of(device: Device, now: float) -> DeviceStatus:
         error=device.reporter.text,
         since=max(0.0, now - device.since),
         counters=link.counters,
+        jail=link.jail.steps if link.jail else (),
+        jail_left_out=link.jail.left_out if link.jail else (),
     )
 
 

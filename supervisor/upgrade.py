@@ -31,6 +31,7 @@ import msgspec
 from config.model import Config
 from shared.errors import ConfigError, HostError
 from shared.handlers import resolve
+from supervisor.jails import check_unjailed
 from supervisor.spawner import PRELOAD
 
 VARIABLE: Final = "XENBACKD_HANDOVER"
@@ -77,7 +78,7 @@ def rehearse(config: Config) -> None:
     """Load all that `serve` and its workers load, and nothing more; for `serve --check`.
 
     Raises:
-        ConfigError: a handler is not installed.
+        ConfigError: a handler is not installed, or workers would be root without a jail.
         ImportError: the installation is not complete.
     """
     for module in ("supervisor.service", *PRELOAD):
@@ -85,6 +86,7 @@ def rehearse(config: Config) -> None:
     for type_ in config.types.values():
         if type_.enabled:
             resolve(type_.handler)
+    check_unjailed(config)
 
 
 async def check(command: Sequence[str]) -> None:

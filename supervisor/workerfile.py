@@ -36,6 +36,8 @@ class WorkerFile:
                 handler=spec.handler,
                 options=digest(spec.options),
                 frontend_path=frontend_path,
+                uid=0 if spec.jail is None else spec.jail.uid,
+                cgroup="" if spec.jail is None else spec.jail.cgroup,
                 memory=memory,
             )
         )

@@ -10,13 +10,14 @@ itself and said what it is doing, and one that stays silent is killed. What a su
 supervisor must know of the worker is written down (`supervisor.records`) before it can be needed.
 
 A worker's word is worth little: the nodes it wants published are held against what its handler may
-publish (`shared.handlers`), and what makes no sense in the present phase ends it.
+publish (`supervisor.publications`), what makes no sense in the present phase ends it, and what an
+honest one may say too late or too often is not listened to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,7 +27,6 @@ from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, Blame, HostError
 from shared.handlers import HandlerInfo
-from shared.limits import SNAPSHOT_NODES_MAX
 from shared.logs import DeviceLogger
 from supervisor.budget import Admission
 from supervisor.deathwatch import DeathWatch
@@ -34,11 +34,19 @@ from supervisor.exits import blame_of, classify, describe, remark
 from supervisor.health import Health
 from supervisor.linkowner import LinkOwner
 from supervisor.policy import KIND_OF_BLAME, ExitKind, RestartPolicy
+from supervisor.publications import Publications
 from supervisor.records import Orphan, digest
 from supervisor.services import Services
 from supervisor.timer import Timer
 from supervisor.workerfile import WorkerFile
 from supervisor.workerspec import make_spec
+
+FAILURES_HEARD: Final = 8
+"""`Failed` of one worker that are told to anybody. The first one ends it; after that an honest one
+fails at what was on its way to it already, and another could fill the log until it is dead."""
+
+JAIL_RETRY: Final = 5.0
+"""Seconds until a worker that there was no user id or control group for is tried again."""
 
 
 class WorkerLink:
@@ -55,7 +63,8 @@ class WorkerLink:
     ) -> None:
         self._device = device
         self._services = services
-        self._handler = handler
+        self._publications = Publications(handler)
+        self._failures_heard = 0
         self._owner = owner
         self._log = log
         self.type_config = type_config
@@ -72,13 +81,16 @@ class WorkerLink:
         """Its beats are due: it has said Hello and no hook is under way."""
         self.last_seen = 0.0
         self.counters: dict[str, int] = {}
+        self.jail: m.Jailed | None = None
+        """What confines it, as it says."""
+        self._initialising = False
+        """`Init` was asked and is not answered yet."""
         self._failure: ExitKind | None = None
         self._asked_to_stop = False
         self._killed = False
         self._deadline, self._backoff = Timer(), Timer()
         self._grace = Timer()
         """Between SIGABRT and SIGKILL."""
-        self._published: set[str] = set()
         self.file = WorkerFile(services.records)
         self._adopting = False
         """It was an earlier supervisor's and has not said yet what it is doing."""
@@ -107,14 +119,25 @@ class WorkerLink:
         self._failure = None
         self._asked_to_stop = self._killed = self.watched = False
         self.counters = {}
+        self.jail = None
         self.health.forget()
-        self._published.clear()
+        self._publications.clear()
+        self._failures_heard = 0
         self.present = True
         self._adopting = False
         services = self._services
-        spec = make_spec(
-            self._device, self.generation, services, self.type_config, self.timeouts, self.log_level
-        )
+        try:
+            spec = make_spec(
+                self._device,
+                self.generation,
+                services,
+                self.type_config,
+                self.timeouts,
+                self.log_level,
+            )
+        except HostError as error:
+            self._no_jail(error)
+            return
         self.file.begin(spec, self._owner.frontend_path, self.policy.memory)
         services.processes.start(spec, self)
 
@@ -142,11 +165,13 @@ class WorkerLink:
         seconds = self.timeouts.beat_dead + 2 * self.timeouts.beat
         self._arm(seconds, f"did not come back to the new supervisor within {seconds:g} s")
         self._services.processes.adopt(self._device, orphan.pidfd, self)
-        self._services.messages.adopt(self._device, self.generation, record.pid, self)
+        uid = self._services.jails.uid_of(self._device)
+        self._services.messages.adopt(self._device, self.generation, record.pid, uid, self)
 
     def ask(self, kind: Callable[..., m.Message], **fields: Any) -> None:
         """Send an order that is answered within `timeouts.hook`, or `drain` to let go of a ring."""
         self.watched = False
+        self._initialising = kind is m.Init
         if self._send(kind, **fields):
             seconds = self._drain if kind is m.Disconnect else self.timeouts.hook
             self._arm(seconds, f"no answer to {kind.__name__} within {seconds:g} s")
@@ -223,12 +248,13 @@ class WorkerLink:
         """Its messages are believed from now on; Hello is due."""
         self.pid = pid
         self.file.forked(pid)
-        self._services.oom.watch(pid)
+        self._services.oom.watch(pid, self._services.jails.cgroup_of(self._device))
         if self._killed:
             return
         seconds = self.timeouts.hello
         self._arm(seconds, f"no Hello within {seconds:g} s")
-        self._services.messages.expect(self._device, self.generation, pid, self)
+        uid = self._services.jails.uid_of(self._device)
+        self._services.messages.expect(self._device, self.generation, pid, uid, self)
 
     def worker_exited(self, status: int | None) -> None:
         """It is dead and reaped."""
@@ -262,17 +288,27 @@ class WorkerLink:
         self._owner.report(Blame.HOST, str(error), stage="start")
         self._over(ExitKind.SPAWN)
 
+    def _no_jail(self, error: HostError) -> None:
+        """No failure of a worker's: it is tried again until there is room."""
+        self.present = False
+        self.generation -= 1
+        self.planned()  # nor does the next try count as a restart
+        self._owner.report(Blame.HOST, str(error), stage="start")
+        self._wait(JAIL_RETRY)
+        self._owner.feed(t.WorkerExited(t.Hold.BACKOFF))
+
     def _over(self, kind: ExitKind) -> None:
         self._services.messages.forget(self._device)
+        self._services.jails.release(self._device)
         self._deadline.cancel()
         self._grace.cancel()
         self.death.over()
         if self.pid is not None:
             self._services.oom.forget(self.pid)
         self.pid = None
-        self.present = self.watched = self._adopting = False
+        self.present = self.watched = self._adopting = self._initialising = False
         self.health.forget()
-        self.failures += kind is not ExitKind.CLEAN
+        self.failures += kind not in (ExitKind.CLEAN, ExitKind.RENEW)
         decision = self.policy.ended(kind, self._services.clock())
         quarantined = decision.hold is t.Hold.QUARANTINED
         self.file.over(quarantined=quarantined, memory=self.policy.memory)
@@ -288,6 +324,8 @@ class WorkerLink:
 
     def worker_said(self, message: m.FromWorker) -> None:
         """Take one message; who sent it is known."""
+        if self._killed:
+            return  # what it had sent by then is no news, and could be much
         self.last_seen = now = self._services.clock()
         self.health.heard(now)
         self._owner.worker_spoke()
@@ -301,6 +339,7 @@ class WorkerLink:
                 self._services.processes.said_hello(self._device)
                 self._answered(t.WorkerHello())
             case m.Initialised(nodes=nodes):
+                self._initialising = False
                 if self._take_nodes(nodes, rewrite_state=None):
                     self._answered(t.WorkerInitialised())
             case m.Attached(nodes=nodes):
@@ -311,7 +350,13 @@ class WorkerLink:
             case m.Publish(nodes=nodes, rewrite_state=rewrite_state):
                 self._take_nodes(nodes, rewrite_state=rewrite_state)
             case m.Failed(stage=stage, blame=blame, text=text):
-                self.failed(blame, text, stage)
+                self._failures_heard += 1
+                if self._failures_heard <= FAILURES_HEARD:
+                    self.failed(blame, text, stage)
+            case m.Jailed():
+                self.jail = message
+            case m.Renew():
+                self._renew()
 
     def worker_came_back(self) -> None:
         """An adopted worker is connected: it is told who we are, or that it is to end."""
@@ -320,6 +365,14 @@ class WorkerLink:
             self.stop()
         elif not self._killed:
             self.ask(m.Adopt, supervisor_pid=self._services.supervisor_pid)
+
+    def _renew(self) -> None:
+        """It cannot do what `Init` asks and holds nothing of the guest's; a successor can."""
+        if not self._initialising:
+            self.worker_broke_protocol(_not_asked_for(self._device, "Renew"))
+        elif not (self._asked_to_stop or self._killed):
+            self._failure = ExitKind.RENEW
+            self._kill()
 
     def _present(self, message: m.Present) -> None:
         """What an adopted worker is doing."""
@@ -345,19 +398,15 @@ class WorkerLink:
             self._deadline.cancel()
             self.watched = True
         if self._owner.worker_said_illegal(event):
-            name = type(event).__name__
-            error = BackendBug(f"message of worker: {self._device}: {name}: not asked for")
-            self.worker_broke_protocol(error)
+            self.worker_broke_protocol(_not_asked_for(self._device, type(event).__name__))
 
     def _take_nodes(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> bool:
-        refused = next((name for name in nodes if not self._handler.may_publish(name)), None)
-        if refused is None and len(self._published | nodes.keys()) > SNAPSHOT_NODES_MAX:
-            refused = "one more than it may have"
-        if refused is not None:
-            text = f"node {refused[:64]!r}: not for it to publish"
-            self.worker_broke_protocol(BackendBug(f"message of worker: {self._device}: {text}"))
+        if refusal := self._publications.refusal(nodes):
+            error = BackendBug(f"message of worker: {self._device}: {refusal}")
+            self.worker_broke_protocol(error)
             return False
-        self._published |= nodes.keys()
+        if rewrite_state is not None and not self._owner.serving:
+            return True  # said before it heard that its ring is to be given back
         self._owner.nodes_given(nodes, rewrite_state=rewrite_state)
         return True
 
@@ -400,3 +449,7 @@ class WorkerLink:
 
     def _arm(self, seconds: float, cause: str) -> None:
         self._deadline.set(seconds, self.hung, cause)
+
+
+def _not_asked_for(device: DeviceId, what: str) -> BackendBug:
+    return BackendBug(f"message of worker: {device}: {what}: not asked for")

@@ -17,7 +17,11 @@ def make_spec(
     timeouts: DeviceTimeouts,
     log_level: str,
 ) -> WorkerSpec:
-    """From the configuration as it is now."""
+    """From the configuration as it is now; what its jail needs is the device's from here on.
+
+    Raises:
+        HostError: its jail cannot be prepared.
+    """
     return WorkerSpec(
         device=device,
         generation=generation,
@@ -29,6 +33,7 @@ def make_spec(
         embedded_dir=services.embedded_dir,
         supervisor_pid=services.supervisor_pid,
         journal=str(services.journals.path(device)) if services.journals else "",
+        jail=services.jails.prepare(device, generation, type_.jail or services.config.jail),
         log_level=log_level,
         log_format=services.config.log.format,
         beat=timeouts.beat,

@@ -52,6 +52,10 @@ class DeviceContext:
     """Descriptor of the device's journal, locked, open until the process ends; -1 without."""
 
 
+class RenewalError(Exception):
+    """`init` needs what cannot be opened from inside the jail; a successor will open it."""
+
+
 class Device:
     """One device; subclasses implement the hooks they need."""
 
@@ -71,6 +75,13 @@ class Device:
         self.journal = context.journal
         self.port: Port | None = None
         """The bound event channel."""
+        self.jailed = False
+        """No file can be opened any more; from the end of the first `init` on."""
+
+    @classmethod
+    def max_grants(cls, options: Any) -> int | None:
+        """Pages a device with these options has mapped at most; None: any number."""
+        return None
 
     # --- hooks
 
@@ -78,7 +89,11 @@ class Device:
         """Called once, with the handles open (S7)."""
 
     def init(self, backend: Nodes) -> Nodes:
-        """Open what the device stands on (S12); the feature nodes for InitWait."""
+        """Open what the device stands on (S12); the feature nodes for InitWait.
+
+        Only the first call of a worker can open files (`jailed`): what it opened stays open, also
+        over `disconnect`. Raises `RenewalError` where a later one needs anything else.
+        """
         return {}
 
     def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:

@@ -4,6 +4,9 @@
 Exit status: 0 after `Stop` or when the supervisor is gone for good; otherwise that of the error's
 class (shared.errors), and 70 for anything nobody expected, with the traceback in the log.
 
+A jailed worker is confined in three places (worker.jail.plan): first thing here, between opening
+the handles and their first use, and at the end of the first `Init` (worker.session).
+
 Nothing is opened before the fork: the kernel ties event channels and mappings to the process that
 opened the device, and a ZeroMQ context does not survive a fork.
 """
@@ -11,9 +14,11 @@ opened the device, and a ZeroMQ context does not survive a fork.
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
+from multiprocess import forkserver
 from setproctitle import setproctitle
 
 from shared import logs
@@ -26,6 +31,7 @@ from shared.worker_spec import WorkerSpec
 from worker.bus import Bus
 from worker.device import Device, DeviceContext
 from worker.handlers import load
+from worker.jail.jail import Jail
 from worker.journal import open_journal
 from worker.session import Session
 
@@ -47,24 +53,41 @@ def run(spec: bytes) -> None:
 
 
 def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
-    bus = Bus(spec)
     try:
+        handler = load(spec.handler)
+        options = _options(spec, handler)
+        jail = _be_born(spec, handler, options)
+    except BlamedError as error:
+        with closing(Bus(spec)) as bus:
+            _not_alive(bus, error)
+        raise
+    with closing(Bus(spec)) as bus:
         try:
-            # First of all: whatever comes after it, only one worker of the device does.
+            # Whatever comes after it, only one worker of the device does.
             journal = open_journal(spec.journal, spec.device) if spec.journal else -1
-            handler = load(spec.handler)
-            options = _options(spec, handler)
             hypervisor = open_hypervisor(spec.hypervisor, Path(spec.embedded_dir))
             handles = hypervisor.open_handles(grants=handler.needs_grants)
         except BlamedError as error:
-            bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])
+            _not_alive(bus, error)
             raise
-        try:
-            live(spec, log, bus, handler, options, handles, journal)
-        finally:
-            handles.close()
-    finally:
-        bus.close()
+        with closing(handles):
+            live(spec, log, bus, handler, options, handles, journal, jail)
+
+
+def _be_born(spec: WorkerSpec, handler: type[Device], options: msgspec.Struct) -> Jail | None:
+    """The jail's first half; None without a jail."""
+    if spec.jail is None:
+        return None
+    # The supervisor's lock on the device; without the fork server there is none.
+    descriptors = tuple(forkserver.get_inherited_fds() or ())
+    max_grants = handler.max_grants(options) if handler.needs_grants else 0
+    jail = Jail(spec, spec.jail, max_grants=max_grants, descriptors=descriptors)
+    jail.birth()
+    return jail
+
+
+def _not_alive(bus: Bus, error: BlamedError) -> None:
+    bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])
 
 
 def live(
@@ -75,6 +98,7 @@ def live(
     options: msgspec.Struct,
     handles: Handles,
     journal: int = -1,
+    jail: Jail | None = None,
 ) -> None:
     """The life of the device with its handles open: `alloc` (S7), Hello, orders, `free`."""
 
@@ -83,11 +107,13 @@ def live(
 
     context = DeviceContext(spec.device, options, handles, log, publish, spec.drain, journal)
     device = handler(context)
-    session = Session(spec, device, bus)
+    session = Session(spec, device, bus, jail)
     try:
+        if jail is not None:
+            jail.confine(handles)
         device.alloc()
     except BlamedError as error:
-        bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])
+        _not_alive(bus, error)
         raise
     try:
         bus.send(Hello)

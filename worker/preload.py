@@ -7,13 +7,24 @@ keeps its marks in the objects and would write to all of them: everything that e
 out of its sight (gc.freeze). malloc is told to keep to one arena. The handlers of fatal signals are
 installed here for all.
 
+A jailed worker sees no files: what it does not find in memory is missing there. So what Python
+and the C library would look for later is used here once: codecs, the time zone, the formatting of
+a traceback. The fork server itself is not jailed; it is root where the supervisor is, and nothing
+that a guest wrote ever reaches it.
+
 No thread is started and no ZeroMQ context made: neither survives a fork.
 """
 
 from __future__ import annotations
 
+import atexit
+import codecs
+import contextlib
 import gc
 import logging
+import os
+import time
+import traceback
 
 import msgspec
 from setproctitle import setproctitle
@@ -24,11 +35,13 @@ import worker.trace
 from config.block import BlockOptions
 from shared import logs
 from shared.device_id import DeviceId
+from shared.errors import ConfigError
 from shared.hypervisor import select
 from shared.messages import Beat, Hello, Init, Stop, decode_to_worker, encode
 from shared.worker_spec import WorkerSpec
 from worker.devices.block import BlockDevice
 from worker.handlers import load
+from worker.jail import allowed, facts, filters
 from worker.native._block import lib
 
 __all__ = ["shared", "worker"]
@@ -61,10 +74,40 @@ def warm_up() -> None:
     logs.TextFormatter().format(record)
     logs.JsonFormatter().format(record)
     logs.setup()
+    _prime_python()
+    facts.look()
+    with contextlib.suppress(ConfigError):  # on a machine without lists the worker says so
+        for hypervisor in allowed.HYPERVISORS:
+            filters.filter_for("block", hypervisor, "enforce")
     assert load("block") is BlockDevice
     select.warm_up()
 
 
+def _prime_python() -> None:
+    """What a worker may use for the first time when it sees no files any more."""
+    for name in ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "idna", "unicode_escape"):
+        codecs.lookup(name)
+    time.localtime()
+    time.strftime("%Z")
+    for wrong in ("import _no_such_module", "_no_such_name", "''._no_such_attribute", "{}['']"):
+        try:
+            exec(wrong)  # noqa: S102 — literals above
+        except Exception:  # noqa: BLE001 — each of its own class, which is what they are for
+            traceback.format_exc()
+
+
+def reap_workers() -> None:
+    """Stay the parent of the workers that are left, when the supervisor is gone.
+
+    Jailed workers have closed the pipe by which multiprocess's fork server waits for them: what
+    they could write there would end it.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while os.wait():
+            pass
+
+
+atexit.register(reap_workers)
 lib.blk_tune_malloc()
 worker.trace.install()
 # Finds the memory the kernel shows as the command line by walking it from `environ`, which a worker

@@ -7,6 +7,9 @@ Invariants:
   failed, the guest's ring has been given back before that is said;
 - only the kernel's word counts for a supervisor's death, never a silent socket. Without one the
   worker serves on for `orphan_grace` seconds, then finishes what is in flight and ends;
+- nothing a guest wrote is looked at before the jail is closed (worker.jail), which is done at the
+  end of the first `Init`; a jailed worker that would have to open something else says `Renew` and
+  ends for a successor;
 - an answer nobody heard is not lost: what the worker is doing is kept and told to the supervisor
   that adopts it (`Present`). So no answer has to arrive, and none holds up the ring for long.
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
@@ -40,17 +44,20 @@ from shared.messages import (
     Init,
     Initialise,
     Initialised,
+    Jailed,
     Message,
     Nodes,
     Present,
     Publish,
+    Renew,
     SetLogLevel,
     Stop,
     ToWorker,
 )
 from shared.worker_spec import WorkerSpec
 from worker.bus import Bus
-from worker.device import Device
+from worker.device import Device, RenewalError
+from worker.jail.jail import Jail
 
 UNASKED_DRAIN: Final = 10.0
 """Seconds to let go of a ring that cannot be served: nobody asked, so beats are still due."""
@@ -63,8 +70,11 @@ has just adopted this worker has orders for it."""
 class Session:
     """Runs one device under the supervisor's orders."""
 
-    def __init__(self, spec: WorkerSpec, device: Device, bus: Bus) -> None:
+    def __init__(
+        self, spec: WorkerSpec, device: Device, bus: Bus, jail: Jail | None = None
+    ) -> None:
         self._spec = spec
+        self._jail = jail
         self._device = device
         self._bus = bus
         self._log = device.log
@@ -169,7 +179,8 @@ class Session:
             case BackendChanged(node=node, value=value):
                 self._hook("serve", lambda: device.backend_changed(node, value))
             case FrontendChanged(node=node, untrusted_value=untrusted):
-                self._hook("serve", lambda: device.frontend_changed(node, untrusted))
+                if self._confined:
+                    self._hook("serve", lambda: device.frontend_changed(node, untrusted))
             case SetLogLevel(level=level):
                 self._log.set_level(level)
             case Adopt(supervisor_pid=pid):
@@ -181,15 +192,41 @@ class Session:
         except BlamedError as error:
             self._failed(stage, error)
 
+    @property
+    def _confined(self) -> bool:
+        """Whether something that a guest wrote may be looked at."""
+        return self._jail is None or self._jail.entered
+
     def _init(self, message: Init) -> None:
         self._phase, self._greeted = "idle", False
-        self._nodes = self._device.init(message.backend)
+        try:
+            self._nodes = self._device.init(message.backend)
+        except RenewalError as error:
+            self._log.info("init: %s; a successor opens it", error)
+            self._say(Renew)
+            self._stopping = True
+            return
+        if not self._confined:
+            self._enter_jail()
         self._phase = "ready"
         self._say(Initialised, nodes=self._nodes)
+
+    def _enter_jail(self) -> None:
+        assert self._jail is not None
+        try:
+            self._jail.enter()
+        except BlamedError as error:
+            # Half a jail is none: nothing goes on in this process.
+            self._failed("alloc", error)
+            sys.exit(error.exit_code)
+        self._device.jailed = True
+        self._say(Jailed, **self._jail.told())
 
     def _initialise(self, message: Initialise) -> None:
         if self._serving:
             raise BackendBug(f"initialise: {self._device.device}: serving already")
+        if not self._confined:
+            raise BackendBug(f"initialise: {self._device.device}: not jailed yet")
         self._phase = "idle"
         self._nodes = self._device.initialise(
             message.backend, message.frontend, resume=message.resume
@@ -226,6 +263,8 @@ class Session:
             blame=blame,
             text=text,
         )
+        if self._jail is not None and self._jail.entered:
+            self._say(Jailed, **self._jail.told())
         if self._published:
             self._say(Publish, nodes=self._published, rewrite_state=True)
 

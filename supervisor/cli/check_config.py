@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from config.rules import remarks
 from supervisor.cli import output, settings
 from supervisor.cli.parsers import add_command
 from supervisor.cli.text import plural
@@ -51,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if disabled:
         lines.append(f"disabled: {', '.join(disabled)}")
-    output.show([output.Cell(line) for line in lines])
+    cells = [output.Cell(line) for line in lines]
+    cells += [output.Cell(f"note: {key}: {text}", output.WARN) for key, text in remarks(config)]
+    output.show(cells)
     return 0

@@ -79,7 +79,7 @@ def blocks(reply: control.ShowReply) -> list[Block]:
     ):
         rows = [[f"  {name}", value or "(empty)"] for name, value in sorted(nodes.items())]
         result += [Cell(""), output.make_table(title, _PAIR, rows or [["  none", ""]])]
-    result += _counters(reply.device.counters)
+    result += _jail(reply.device) + _counters(reply.device.counters)
     if reply.events:
         rows = [[f"  {one.time}", f"{one.kind}  {one.text}"] for one in reply.events]
         result += [Cell(""), output.make_table("last events", _PAIR, rows)]
@@ -128,6 +128,14 @@ _HEALTH: Final = {
 def _worker(device: control.DeviceStatus) -> str:
     process = "" if device.pid is None else f"process {device.pid}, "
     return f"{process}{device.phase}, generation {device.generation}"
+
+
+def _jail(device: control.DeviceStatus) -> list[Block]:
+    rows: list[list[str | Cell]] = [["  done", step] for step in device.jail]
+    rows += [["  left out", Cell(step, WARN)] for step in device.jail_left_out]
+    if not rows:
+        return []
+    return [Cell(""), output.make_table("jail of the worker, as it says", _PAIR, rows)]
 
 
 def _counters(counters: dict[str, int]) -> list[Block]:

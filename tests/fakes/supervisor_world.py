@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from config.model import Config, TypeConfig
 from shared import messages as m
@@ -20,6 +21,7 @@ from shared.xenstore.wire import WatchEvent
 from supervisor.bus import BusListener
 from supervisor.device import Device
 from supervisor.events import EventLog
+from supervisor.jails import Jails
 from supervisor.publisher import Publisher
 from supervisor.records import WorkerRecord
 from supervisor.registry import Registry
@@ -27,6 +29,7 @@ from supervisor.scanner import Scanner
 from supervisor.services import Services
 from supervisor.spawner import WorkerOwner
 from supervisor.status import status_of
+from supervisor.userids import UserIds
 from tests.fakes.clock_loop import settle
 
 T = TypeVar("T")
@@ -158,13 +161,13 @@ class FakeWorkers:
         asyncio.get_running_loop().call_soon(owner.worker_forked, self._pid)
 
     def adopt(self, device: DeviceId, *rest: Any) -> None:
-        """Of the spawner (pidfd, owner), then of the bus (generation, pid, listener)."""
+        """Of the spawner (pidfd, owner), then of the bus (generation, pid, uid, listener)."""
         if device not in self.specs:
             self.owners[device] = rest[-1]
             self.specs[device] = spec_of(device)
             self.orders[device] = []
         else:
-            generation, _, self.listeners[device] = rest
+            generation, _, _, self.listeners[device] = rest
             self.specs[device] = spec_of(device, generation)
 
     def said_hello(self, device: DeviceId) -> None:
@@ -184,7 +187,9 @@ class FakeWorkers:
 
     # Messages
 
-    def expect(self, device: DeviceId, generation: int, pid: int, listener: BusListener) -> None:
+    def expect(
+        self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
+    ) -> None:
         self.listeners[device] = listener
 
     def forget(self, device: DeviceId) -> None:
@@ -257,7 +262,12 @@ class FakeRecords:
 class World:
     """A scanner and its devices in fake surroundings."""
 
-    def __init__(self, config: Config | None = None, store: FakeStore | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        store: FakeStore | None = None,
+        user_ids: UserIds | None = None,
+    ) -> None:
         self.store = store or FakeStore()
         self.workers = FakeWorkers()
         self.records = FakeRecords()
@@ -279,6 +289,7 @@ class World:
             hypervisor="embedded",
             embedded_dir="/nowhere",
             supervisor_pid=1,
+            jails=Jails(Path("/nowhere"), user_ids, None),
         )
         self.scanner = Scanner(self.services, self.registry)
         self.store.on_event = self.scanner.dispatch

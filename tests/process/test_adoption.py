@@ -23,6 +23,7 @@ from shared.embedded.guest.load import LoadConfig
 from shared.embedded.toolstack import request_close
 from shared.errors import HostError
 from shared.xenbus import XenbusState
+from supervisor.door import socket_path
 from supervisor.records import Records
 from tests.process.lab_world import CONFIG, DEADLINE, Guest, World, running_world
 
@@ -94,7 +95,7 @@ def test_adoption_supervisor_killed_twice_the_second_time_while_it_starts(world:
     """The second one dies as soon as it listens; the third one adopts all the same."""
     with connected(world) as (guest, before):
         with no_supervisor(world):
-            socket = world.lab.directory / "workers.sock"
+            socket = socket_path(world.lab.directory)
             socket.unlink(missing_ok=True)
             process = world.lab.launch()
             world.lab.wait(socket.exists, DEADLINE, "the second one to listen", 0.001)

@@ -18,12 +18,14 @@ from config.loader import load, loads
 from config.model import (
     Config,
     DeviceTimeouts,
+    JailConfig,
     LogConfig,
     RestartConfig,
     TypeConfig,
     drain_of,
 )
 from config.nodes import DEPTH_MAX, SIZE_MAX
+from config.rules import remarks
 
 
 def problems(text: str) -> list[str]:
@@ -83,6 +85,40 @@ def test_loader_restart_of_a_type_keeps_the_general_values() -> None:
     assert RestartConfig(initial=3.0, max=9.0) == loads(text, "x.yaml").types["vbd"].restart
 
 
+def test_loader_jail_of_a_type_keeps_the_general_values() -> None:
+    """Single values of the general section are changed."""
+    text = "jail: {pids: 9, memory: 99}\ntypes: {vbd: {handler: block, jail: {memory: 17}}}\n"
+    jail = loads(text, "x.yaml").types["vbd"].jail
+
+    assert jail == JailConfig(pids=9, memory=17)
+
+
+def test_loader_highest_user_ids_are_still_users() -> None:
+    """The greatest base and number that are taken stay below what setresuid takes for no change."""
+    jail = loads("jail: {uid_base: 4000000000, uids: 1000000}", "x.yaml").jail
+
+    assert jail.uid_base + jail.uids - 1 < 2**32 - 1
+    assert "jail.uid_base" in problems("jail: {uid_base: 4000000001}")[0]
+    assert "jail.uids" in problems("jail: {uids: 1000001}")[0]
+
+
+def test_remarks_name_what_is_weaker_than_a_jail() -> None:
+    """One for each type that is served so, at the key that says it."""
+    text = (
+        "jail: {mode: log}\ntypes:\n  a: {handler: block}\n"
+        "  b: {handler: block, jail: {mode: off, unjailed_root: true}}\n"
+        "  c: {handler: block, jail: {mode: off}}\n"
+        "  d: {handler: block, jail: {mode: enforce}}\n"
+        "  e: {handler: block, enabled: false}\n"
+    )
+
+    assert [(key, words[:7]) for key, words in remarks(loads(text, "x.yaml"))] == [
+        ("jail.mode", "log: a:"),
+        ("types.b.jail.mode", "off: b:"),
+        ("types.c.jail.mode", "off: c:"),
+    ]
+
+
 def test_loader_timeouts_of_a_type_keep_the_general_values() -> None:
     """A type's timeouts section changes what it names; `stop` is of the service as a whole."""
     text = (
@@ -113,7 +149,7 @@ def test_config_drain_is_the_files_or_the_handlers(
     [
         (
             "types:\n  vbd:\n    handler: block\n    poll: 3\n",
-            "x.yaml:4: types.vbd.poll: unknown key; allowed: enabled, handler, log_level,"
+            "x.yaml:4: types.vbd.poll: unknown key; allowed: enabled, handler, jail, log_level,"
             " options, orphan, orphan_grace, restart",
         ),
         ("lgo: {}", "x.yaml:1: lgo: unknown key; did you mean log? allowed: "),
@@ -174,6 +210,16 @@ def test_config_drain_is_the_files_or_the_handlers(
         (
             "types:\n  vbd:\n    handler: block\n    timeouts:\n      beat: 8\n",
             "x.yaml:4: types.vbd.timeouts.beat_dead: must be at least twice types.vbd",
+        ),
+        (
+            "jail: {mode: none}",
+            "x.yaml:1: jail.mode: expected one of enforce, log, off, got 'none'",
+        ),
+        ("jail: {uid_base: 0}", "x.yaml:1: jail.uid_base: expected a whole number from 1 to"),
+        ("jail:\n  uid_base: 65534\n  uids: 1\n", "x.yaml:2: jail.uid_base: 65534..65534 contains"),
+        (
+            "types:\n  vbd:\n    handler: block\n    jail: {uid_base: 65535, uids: 1}\n",
+            "x.yaml:4: types.vbd.jail.uid_base: 65535..65535 contains 65535",
         ),
         ("restart:\n  initial: 9\n  max: 3\n", "x.yaml:3: restart.max: must not be below"),
         ("- a", "x.yaml:1: expected a section with the keys runtime_dir,"),

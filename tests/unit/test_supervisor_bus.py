@@ -57,7 +57,7 @@ def test_bus_rest_after_beats_is_over_when_an_answer_is_due(
         ours.open()
         worker = context.socket(zmq.DEALER)
         worker.connect(f"ipc://{path}")
-        ours.expect(DEVICE, 1, os.getpid(), said)
+        ours.expect(DEVICE, 1, os.getpid(), 0, said)
 
         async def hears(message: FromWorker) -> None:
             worker.send(encode(message))

@@ -216,3 +216,61 @@ async def test_link_all_workers_drain_at_the_same_time() -> None:
     assert all(world.workers.kinds(device)[-1] == "Stop" for device in devices)
     await pass_time(30.1)
     assert set(world.workers.aborted) == set(devices)
+
+
+@in_clock_loop
+async def test_link_renewal_is_a_restart_at_once_and_no_failure() -> None:
+    """A worker that cannot do what `Init` asks is replaced, and nothing is held against anybody."""
+    world = await world_of()
+    world.plug()
+    await settle()
+    world.workers.says(VBD, m.Hello)
+    await settle()
+    world.workers.says(VBD, m.Renew)
+    await settle()
+    assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+    status = world.status()
+    assert (status.failures, status.last_failure, status.error) == (0, "", "")
+    assert world.device().link.failures == 0
+
+
+@in_clock_loop
+async def test_link_renewals_without_end_are_bounded_by_the_budget() -> None:
+    """A worker that renews itself at each `Init` waits for turns like any that is restarted."""
+    world = await world_of()
+    world.plug()
+    await settle()
+    for _ in range(30):
+        if world.device().lifecycle.hold is not Hold.NONE:
+            break
+        world.workers.says(VBD, m.Hello)
+        await settle()
+        world.workers.says(VBD, m.Renew)
+        await settle()
+    assert Hold.BUDGET is world.device().lifecycle.hold
+    assert len(world.workers.starts) == 21  # the first is free
+
+
+@in_clock_loop
+async def test_link_renewal_nobody_asked_for_is_a_crash() -> None:
+    """A worker cannot use it to end uncounted while it serves."""
+    world = await world_of()
+    await world.serving()
+    world.workers.says(VBD, m.Renew)
+    await settle()
+    assert world.workers.killed == [VBD]
+    assert (world.status().failures, world.status().last_failure) == (1, "crash")
+
+
+@in_clock_loop
+async def test_link_jail_is_kept_until_the_worker_is_another_one() -> None:
+    """What a worker says of its jail stands in `status`, and not for its successor."""
+    world = await world_of()
+    await world.serving()
+    world.workers.says(VBD, m.Jailed, steps=("no new privileges",), left_out=("x: needs root",))
+    await settle()
+    assert world.status().jail == ("no new privileges",)
+    assert world.status().jail_left_out == ("x: needs root",)
+    world.workers.exits(VBD, -11)
+    await settle()
+    assert world.status().jail == ()

@@ -23,8 +23,8 @@ from config.block import BlockOptions
 from shared.errors import BackendBug, BlamedError, GuestFault, HostError
 from shared.hypervisor.interface import Mapping
 from shared.messages import Nodes
-from worker.device import Device
-from worker.devices.image import Image, open_image, parse_params
+from worker.device import Device, RenewalError
+from worker.devices.image import Image, measure_again, open_image, parse_params
 from worker.native._block import ffi, lib
 from worker.nodes import BackendNodes, FrontendNodes
 
@@ -33,6 +33,9 @@ VDISK_REMOVABLE: Final = 0x2
 VDISK_READONLY: Final = 0x4
 
 GRANT_MAX: Final = 0xFFFFFFFF
+RING_PAGES_MAX: Final = 16
+GRANTS_MAX: Final = 65536
+"""Pages a grant handle can have mapped, whatever is asked for."""
 PORT_MAX: Final = 0x7FFFFFFF
 PROTOCOLS: Final = ("x86_64-abi", "x86_32-abi", "arm-abi")
 DETACH_SHARE: Final = 0.8
@@ -57,6 +60,11 @@ class BlockDevice(Device):
     _stray_events = 0
     _poisoned = 0
 
+    @classmethod
+    def max_grants(cls, options: BlockOptions) -> int:
+        """The ring's pages and those that stay mapped; everything else is copied."""
+        return min(RING_PAGES_MAX + options.max_persistent_grants, GRANTS_MAX)
+
     # --- hooks
 
     def alloc(self) -> None:
@@ -64,32 +72,26 @@ class BlockDevice(Device):
         lib.blk_watch_crashes()
 
     def init(self, backend: Nodes) -> Nodes:
-        """Open the image and say what the disk can (S12)."""
-        self._close_image()
+        """Open the image, or look again at the one that is open, and say what the disk can (S12).
+
+        An image stays open from one connection to the next, as in the kernel's backend: a jailed
+        worker could not open it again.
+        """
         nodes = BackendNodes(backend)
         path = parse_params(nodes.text("params"))
-        self._mode_writable = nodes.choice("mode", ("r", "w")) == "w"
+        writable = nodes.choice("mode", ("r", "w")) == "w"
         wanted = self.options.discard and nodes.flag("discard-enable", default=True)
         _info(nodes)  # what is wrong there is better said now
-        self._image = open_image(
-            path,
-            writable=self._mode_writable,
-            direct_io=self.options.direct_io,
-            directories=self.options.directories,
-        )
-        discard = wanted and self._mode_writable and self._image.discard_granularity > 0
-        try:
-            self._open_native(self._image, discard=discard)
-        except BaseException:
-            self._close_image()
-            raise
-        self.log.info("image: %s: %d sectors", path, self._image.sectors)
-        return self._features(self._image, discard=discard)
+        image = self._take_image(path, writable=writable)
+        discard = wanted and writable and image.discard_granularity > 0
+        self._open_native(image, discard=discard)
+        self.log.info("image: %s: %d sectors", path, image.sectors)
+        return self._features(image, discard=discard)
 
     def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:
         """Map the ring, bind the channel and take the ring up (S13)."""
-        if self._image is None:
-            raise BackendBug(f"initialise: {self.device}: no image is open")
+        if self._image is None or self._native is None:
+            raise BackendBug(f"initialise: {self.device}: not after init")
         frontend = FrontendNodes(untrusted_frontend)
         refs = self._ring_refs(frontend)
         remote_port = frontend.integer("event-channel", 1, PORT_MAX)
@@ -116,7 +118,7 @@ class BlockDevice(Device):
         }
 
     def disconnect(self) -> None:
-        """Answer what is in flight; give ring, grants, channel and image back (S15)."""
+        """Answer what is in flight; give ring, grants and channel back (S15)."""
         if self._native is not None:
             error = lib.blk_detach(self._native, int(self.drain * DETACH_SHARE * 1000))
             if error:
@@ -125,11 +127,12 @@ class BlockDevice(Device):
                 self.drain = 0.0
                 raise HostError(f"disconnect: {self.device}: {os.strerror(-error)}")
         self._release_ring()
-        self._close_image()
+        self._close_native()
 
     def free(self) -> None:
         """Nothing outlives the device (S8)."""
         self.disconnect()
+        self._close_image()
 
     def counters(self) -> dict[str, int]:
         """All counters of the data plane (struct blk_counters)."""
@@ -152,6 +155,25 @@ class BlockDevice(Device):
             raise self._fault()
 
     # --- parts
+
+    def _take_image(self, path: str, *, writable: bool) -> Image:
+        """The image that is open if it is the right one; otherwise opened, if files can be."""
+        self._close_native()
+        image = self._image
+        if image is not None and (image.path, self._mode_writable) == (path, writable):
+            self._image = measure_again(image)
+            return self._image
+        if self.jailed:
+            raise RenewalError(f"image: {path}: is not the one that is open")
+        self._close_image()
+        self._mode_writable = writable
+        self._image = open_image(
+            path,
+            writable=writable,
+            direct_io=self.options.direct_io,
+            directories=self.options.directories,
+        )
+        return self._image
 
     def _features(self, image: Image, *, discard: bool) -> Nodes:
         nodes = {
@@ -284,10 +306,12 @@ class BlockDevice(Device):
             ring, self._ring = self._ring, None
             ring.unmap()
 
-    def _close_image(self) -> None:
+    def _close_native(self) -> None:
         if self._native is not None:
             native, self._native = self._native, None
             lib.blk_close(native)
+
+    def _close_image(self) -> None:
         if self._image is not None:
             image, self._image = self._image, None
             os.close(image.fd)

@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +98,29 @@ def open_image(path: str, *, writable: bool, direct_io: bool, directories: Seque
         raise
 
 
+def measure_again(image: Image) -> Image:
+    """The image with its present size; opens nothing.
+
+    Raises:
+        ConfigError: it is smaller than a sector now.
+        HostError: the disk itself fails.
+    """
+    try:
+        if image.is_block:
+            size = _ioctl(image.fd, _BLKGETSIZE64, "Q")
+        else:
+            size = os.fstat(image.fd).st_size
+    except OSError as error:
+        raise HostError(f"image: {image.path}: size: {error.strerror}") from error
+    return replace(image, sectors=_sectors(image.path, size, image.sector_size))
+
+
+def _sectors(path: str, size: int, logical: int) -> int:
+    if size < logical:
+        raise ConfigError(f"image: {path}: {size} bytes: smaller than a sector of {logical}")
+    return size // logical * (logical // SECTOR)
+
+
 def _open(name: str, path: str, flags: int) -> int:
     try:
         return os.open(name, flags | os.O_CLOEXEC)
@@ -149,9 +172,7 @@ def _measure(fd: int, path: str, *, direct_io: bool) -> Image:
     if not direct_io:
         # The page cache takes 512-byte requests whatever the disk's unit is.
         physical, logical = max(physical, logical), SECTOR
-    if size < logical:
-        raise ConfigError(f"image: {path}: {size} bytes: smaller than a sector of {logical}")
-    sectors = size // logical * (logical // SECTOR)
+    sectors = _sectors(path, size, logical)
     return Image(fd, path, is_block, sectors, logical, physical, granularity)
 
 

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""Jailed workers under `xenbackd serve`: by default, told to the operator, over a medium change."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.control import Show, ShowReply
+from tests.process.lab_world import DEADLINE, World, running_world
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """A running xenbackd with a neighbour and the default jail; the hypervisor outlives it."""
+    with running_world(own_hypervisor=True) as it:
+        yield it
+
+
+def test_jail_is_on_by_default_and_shown(world: World) -> None:
+    """`status` and `show` say step by step what confines a worker, and what does not."""
+    device = world.neighbour.device
+    status = world.lab.device(device)
+    assert status is not None
+    steps = status.jail
+    assert any("system calls of block on embedded only; any other kills" in one for one in steps)
+    reply = world.ask(Show(device), ShowReply)
+    assert reply.device.jail == steps
+    shown = world.lab.must("show", device)
+    assert "jail of the worker, as it says" in shown
+    assert "no new privileges" in shown
+
+
+@needs_root
+def test_jail_gives_each_worker_a_user_id_of_its_own(world: World) -> None:
+    """Two workers share neither user nor group; the supervisor and the fork server stay root."""
+    with world.untouched(), world.guest() as guest:
+        guest.disk.connect(DEADLINE)
+        pid = world.lab.wait_connected(guest.device).pid
+        owners = {Path(f"/proc/{one}/environ").stat().st_uid for one in (pid, world.neighbour.pid)}
+        uids = {_uid(one) for one in (pid, world.neighbour.pid)}
+
+        assert owners == {0}  # not dumpable: what /proc shows of it is root's
+        assert len(uids) == 2
+        assert 0 not in uids
+
+
+@needs_root
+def test_jail_leaves_a_worker_only_the_files_of_its_own_device(world: World) -> None:
+    """Image, journal and lock, no pipe of the fork server's: who writes to one would end it."""
+    fds = Path(f"/proc/{world.neighbour.pid}/fd")
+    links = {int(one.name): str(one.readlink()) for one in fds.iterdir()}
+    log = links.pop(2)
+    name = world.neighbour.device.replace("/", "-")
+
+    assert (links.pop(0), links.pop(1)) == ("/dev/null", log)
+    assert not [link for link in links.values() if link.startswith("pipe:")]
+    files = sorted(Path(link).name for link in links.values() if link.startswith("/"))
+    assert [file for file in files if "memfd" not in file and "(deleted)" not in file] == sorted(
+        ["1.img", name, f"{name}.lock"]
+    )
+
+
+def test_jail_medium_changed_while_closed_is_served_by_a_successor(world: World) -> None:
+    """The worker cannot open the other image: it is replaced at once, which is no failure."""
+    with world.untouched(), world.guest() as guest:
+        guest.disk.connect(DEADLINE)
+        first = world.lab.wait_connected(guest.device)
+        guest.disk.reconnect(DEADLINE)
+        again = world.lab.wait_connected(guest.device)
+        assert (again.pid, again.generation) == (first.pid, 1)
+
+        image = world.image()
+        guest.disk.close(DEADLINE)
+        guest.dom0.write(f"{guest.backend}/params", f"aio:{image}".encode())
+        guest.disk.reconnect(DEADLINE)
+        assert guest.disk.read(0, 8) == image.read_bytes()[:4096]
+        guest.works()
+        second = world.lab.wait_connected(guest.device)
+        assert second.pid != first.pid
+        assert (second.generation, second.failures, second.error) == (2, 0, "")
+
+
+def test_jail_is_told_again_to_the_supervisor_that_adopts(world: World) -> None:
+    """A jailed worker connects anew from inside, as the user it is, and says what confines it."""
+    lab, device = world.lab, world.neighbour.device
+    before = lab.device(device)
+    assert before is not None
+    lab.stop_supervisor(signal.SIGKILL)
+    lab.start_supervisor()
+    after = lab.wait_device(device, lambda now: bool(now.jail))
+
+    assert (after.pid, after.jail) == (before.pid, before.jail)
+    world.neighbour.works_on()
+
+
+def _uid(pid: int | None) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])

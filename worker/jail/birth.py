@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""Steps of the jail that are done at birth: while the process has one thread and knows no guest.
+
+Attributes of the kernel that belong to a thread (capabilities, no_new_privs, Landlock, and the
+file system's view once it is not shared any more) pass to the threads that it starts, but not to
+those that are there already. So all of these stand here, before libzmq's threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from worker.jail import native
+from worker.jail.native import Capability
+from worker.jail.step import LeftOutError
+
+NEEDED_UNTIL_ENTRY: Final = (
+    Capability.DAC_OVERRIDE,  # the image, the journal and the hypervisor's devices: anybody's
+    Capability.DAC_READ_SEARCH,
+    Capability.SYS_ADMIN,  # mount and pivot_root
+    Capability.SETGID,
+    Capability.SETUID,
+)
+"""What a worker of root keeps between birth and entry; it goes with the user id."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinControlGroup:
+    """Memory, processes, CPU and I/O are bounded by the group the supervisor made."""
+
+    directory: str
+    name: str = "cgroup"
+
+    def describe(self) -> str:
+        return f"control group {self.directory}"
+
+    def execute(self) -> None:
+        Path(self.directory, "cgroup.procs").write_text(f"{os.getpid()}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSession:
+    """No terminal, and no signal meant for the supervisor's process group."""
+
+    name: str = "session"
+
+    def describe(self) -> str:
+        return "session of its own"
+
+    def execute(self) -> None:
+        try:
+            os.setsid()
+        except PermissionError:
+            raise LeftOutError("leads a process group already") from None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseDescriptors:
+    """Only standard ones and those that are named survive.
+
+    Among what goes are the pipes of multiprocess: what is written to the one that keeps the fork
+    server alive would end it, and the resource tracker unlinks, as root, what it is told to.
+    """
+
+    keep: tuple[int, ...]
+    name: str = "descriptors"
+
+    def describe(self) -> str:
+        kept = ", ".join(str(fd) for fd in sorted({0, 1, 2, *self.keep}))
+        return f"descriptors closed but {kept}; 0 is /dev/null, 1 is 2"
+
+    def execute(self) -> None:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(null, 0, inheritable=False)
+        os.dup2(2, 1, inheritable=False)
+        edges = [*sorted({0, 1, 2, *self.keep}), 0xFFFFFFFF + 1]
+        for below, above in itertools.pairwise(edges):
+            if below + 1 < above:
+                _close(below + 1, above - 1)
+
+
+def _close(first: int, last: int) -> None:
+    try:
+        native.close_range(first, last)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:  # Linux before 5.9
+            raise
+        for entry in list(Path("/proc/self/fd").iterdir()):
+            if first <= int(entry.name) <= last:
+                with contextlib.suppress(OSError):
+                    os.close(int(entry.name))
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyEnvironment:
+    """Nothing of the supervisor's environment is left in this process's own."""
+
+    name: str = "environment"
+
+    def describe(self) -> str:
+        return "environment empty"
+
+    def execute(self) -> None:
+        os.environ.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerOnly:
+    """What the worker makes is nobody else's."""
+
+    name: str = "umask"
+
+    def describe(self) -> str:
+        return "umask 077"
+
+    def execute(self) -> None:
+        os.umask(0o077)
+
+
+_STACK: Final = 8
+"""MiB of a thread's stack, as the C library takes it from the usual RLIMIT_STACK."""
+
+_MAPPED: Final = 1024
+"""MiB for the guest's pages and for code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Resource limits (setrlimit). None on the size of files: images are as large as they are.
+
+    What is mapped counts, used or not: each thread has a stack of `_STACK`, and the guest's pages
+    are mapped too. So these bounds are loose; the tight one is that of a control group.
+    """
+
+    open_files: int
+    processes: int | None
+    """None: the user id is shared with others, whose threads would count."""
+    memory: int
+    """MiB of data; besides it there are stacks."""
+    stacks: int
+    name: str = "limits"
+
+    def describe(self) -> str:
+        processes = "" if self.processes is None else f", threads {self.processes}"
+        return (
+            f"limits: descriptors {self.open_files}{processes}, data {self._data} MiB,"
+            f" mapped {self._data + _MAPPED} MiB; no core, queues, locked memory"
+        )
+
+    @property
+    def _data(self) -> int:
+        return self.memory + self.stacks * _STACK
+
+    def execute(self) -> None:
+        limits = {
+            resource.RLIMIT_NOFILE: self.open_files,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_MSGQUEUE: 0,
+            resource.RLIMIT_MEMLOCK: 0,
+            # Private pages that can be written (since Linux 4.7), and everything that is mapped.
+            resource.RLIMIT_DATA: self._data << 20,
+            resource.RLIMIT_AS: (self._data + _MAPPED) << 20,
+        }
+        if self.processes is not None:
+            limits[resource.RLIMIT_NPROC] = self.processes
+        for which, wanted in limits.items():
+            hard = resource.getrlimit(which)[1]
+            value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(which, (value, value))
+
+
+@dataclass(frozen=True, slots=True)
+class NoNewPrivileges:
+    """No program that is executed gives privileges; also what lets anybody install a filter."""
+
+    name: str = "no_new_privs"
+
+    def describe(self) -> str:
+        return "no new privileges"
+
+    def execute(self) -> None:
+        native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace of its own."""
+
+    flag: int
+    name: str
+    text: str
+
+    def describe(self) -> str:
+        return self.text
+
+    def execute(self) -> None:
+        try:
+            native.unshare(self.flag)
+        except OSError as error:
+            if error.errno in native.UNKNOWN:
+                raise LeftOutError("this kernel has no such namespaces") from None
+            raise
+        if self.flag == native.CLONE_NEWNS:
+            # What the host unmounts meanwhile goes here too; what is mounted here stays here.
+            native.mount("none", "/", flags=native.MS_REC | native.MS_SLAVE)
+
+
+NAMESPACES: Final = (
+    (native.CLONE_NEWNS, "mounts", "mount namespace of its own"),
+    (native.CLONE_NEWNET, "network", "network namespace of its own, empty"),
+    (native.CLONE_NEWIPC, "ipc", "IPC namespace of its own"),
+    (native.CLONE_NEWUTS, "uts", "UTS namespace of its own"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DropCapabilities:
+    """Nothing can be gained by executing, and what entry does not need is gone at once."""
+
+    keep: tuple[Capability, ...] = NEEDED_UNTIL_ENTRY
+    name: str = "capabilities"
+
+    def describe(self) -> str:
+        return "bounding, ambient and inheritable capabilities empty"
+
+    def execute(self) -> None:
+        # First the bounding set: what lets us is among what goes next.
+        native.drop_bounding_set()
+        with contextlib.suppress(OSError):  # before Linux 4.3 there was no ambient set
+            native.prctl(native.PR_CAP_AMBIENT, native.PR_CAP_AMBIENT_CLEAR_ALL)
+        kept = native.capget().permitted & sum(1 << one for one in self.keep)
+        native.capset(native.Capabilities(kept, kept, 0))

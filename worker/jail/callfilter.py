@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""The last step of the jail: the system-call filter on all threads (worker.jail.filters)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.worker_spec import HypervisorKind
+from worker.jail import seccomp
+
+
+@dataclass(frozen=True, slots=True)
+class FilterCalls:
+    """Only what the device type and the hypervisor need of the kernel, for all threads.
+
+    `program` gives the filter; it was made before, for a handler's own list lies in files.
+    """
+
+    handler: str
+    hypervisor: HypervisorKind
+    mode: Literal["enforce", "log"]
+    program: Callable[[], bytes] = field(compare=False)
+    name: str = "system-calls"
+
+    def describe(self) -> str:
+        what = "kills" if self.mode == "enforce" else "is logged and allowed (mode log)"
+        return f"system calls of {self.handler} on {self.hypervisor} only; any other {what}"
+
+    def execute(self) -> None:
+        seccomp.install(self.program(), log=self.mode == "log")

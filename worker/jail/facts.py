@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""What this process may do and this kernel can, as far as a plan depends on it.
+
+Looked up once per worker, by system calls alone: /proc need not be there. What can only be found
+out by trying is left to the steps themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from worker.jail import native
+from worker.jail.native import Capability
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """See the module."""
+
+    root: bool
+    """The effective user is root, if only of a container."""
+    capabilities: int
+    """The effective set, as a mask."""
+    landlock: int
+    """Version of Landlock's interface; 0: none."""
+
+    def can(self, *needed: Capability) -> bool:
+        """Whether all these capabilities are there."""
+        return all(self.capabilities >> one & 1 for one in needed)
+
+
+def look() -> Facts:
+    """The facts of this process."""
+    return Facts(
+        root=os.geteuid() == 0,
+        capabilities=native.capget().effective,
+        landlock=native.landlock_abi(),
+    )

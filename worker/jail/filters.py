@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""The system-call filter of a worker: from the lists (worker.jail.allowed) to a program.
+
+`python -m worker.jail.filters` prints the lists as Markdown (docs/system-calls.md).
+
+All but the process id is made once: in the fork server, if it asks for the filters there will be.
+
+Makes no system call of its own but reading what a handler of another distribution says of itself:
+so the filter is made while the worker still sees files, and installed later (worker.jail.seccomp).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import platform
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+from shared.errors import ConfigError
+from shared.handlers import resolve
+from shared.worker_spec import HypervisorKind
+from worker.jail.allowed import (
+    COMMON,
+    GNTDEV_GRANT_COPY,
+    GNTDEV_MAP_GRANT_REF,
+    HANDLERS,
+    HYPERVISORS,
+    OWN_PROCESS,
+    Call,
+    Group,
+)
+from worker.jail.rules import (
+    AARCH64,
+    ALLOW,
+    INT,
+    KILL_PROCESS,
+    LOG,
+    X86_64,
+    Argument,
+    Clause,
+    Machine,
+    assemble,
+    errno_verdict,
+)
+from worker.jail.syscalls import number
+
+Mode = Literal["enforce", "log"]
+
+_DEFAULTS: Final[dict[Mode, int]] = {"enforce": KILL_PROCESS, "log": LOG}
+
+
+def filter_for(
+    handler: str,
+    hypervisor: HypervisorKind,
+    mode: Mode,
+    *,
+    pid: int | None = None,
+    machine: Machine | None = None,
+) -> bytes:
+    """The filter of a worker, for `worker.jail.seccomp.install`.
+
+    `handler` is the name the configuration gives; `pid` the worker's own, that of this process
+    unless given. In the mode `log` what is not on the list is logged by the kernel and happens;
+    what is answered with an errno still is.
+
+    Raises:
+        ConfigError: no such handler, it asks for calls there are not, or this machine has no list.
+    """
+    template, place = _template(
+        handler, hypervisor, mode, this_machine() if machine is None else machine
+    )
+    own = struct.pack("<I", os.getpid() if pid is None else pid)
+    return template[:place] + own + template[place + len(own) :]
+
+
+@functools.cache
+def _template(
+    handler: str, hypervisor: HypervisorKind, mode: Mode, machine: Machine
+) -> tuple[bytes, int]:
+    """The filter for a process that does not exist, and where its id is to be put."""
+    default = _DEFAULTS[mode]
+    calls: dict[int, list[Clause]] = {}
+    groups = groups_of(handler, hypervisor)
+    for call in _by_precedence(call for group in groups for call in group.calls):
+        at = number(machine, call.name)
+        if at is not None:
+            calls.setdefault(at, []).append(_clause(call))
+    program = assemble(machine, calls, default=default, foreign=default)
+    (place,) = (
+        at
+        for at, (constant,) in enumerate(struct.iter_unpack("<4xI", program))
+        if constant == OWN_PROCESS
+    )
+    return program, 8 * place + 4
+
+
+def seal_filter(machine: Machine | None = None) -> bytes:
+    """A filter to be put on top: no grant of any domain can be mapped or copied any more (EPERM).
+
+    What is mapped stays mapped and can be unmapped.
+    """
+    machine = this_machine() if machine is None else machine
+    ioctl = number(machine, "ioctl")
+    assert ioctl is not None
+    grants = Argument(1, (GNTDEV_MAP_GRANT_REF, GNTDEV_GRANT_COPY), INT)
+    clauses = (Clause(errno_verdict(errno.EPERM), (grants,)), Clause(ALLOW))
+    return assemble(machine, {ioctl: clauses}, default=ALLOW)
+
+
+def groups_of(handler: str, hypervisor: HypervisorKind) -> tuple[Group, ...]:
+    """What a worker may call, with reasons; raises ConfigError as `filter_for`."""
+    extra = HANDLERS.get(handler, ())
+    if not extra and (names := resolve(handler).system_calls):
+        extra = (Group(f"asked for by {handler}", tuple(Call(name) for name in names)),)
+    return COMMON + HYPERVISORS[hypervisor] + extra
+
+
+def this_machine() -> Machine:
+    """The machine of this process.
+
+    Raises:
+        ConfigError: one without lists.
+    """
+    name = platform.machine()
+    for machine in (X86_64, AARCH64):
+        if machine.name == name and sys.maxsize > INT and sys.byteorder == "little":
+            return machine
+    raise ConfigError(
+        f"system-call filter: {name}: only 64-bit x86_64 and aarch64 have one (jail.mode: off)"
+    )
+
+
+def _by_precedence(calls: Iterable[Call]) -> Iterator[Call]:
+    """What is allowed comes before what is answered with an errno."""
+    return iter(sorted(calls, key=lambda call: bool(call.error)))
+
+
+def _clause(call: Call) -> Clause:
+    return Clause(errno_verdict(call.error) if call.error else ALLOW, call.when)
+
+
+def markdown() -> str:
+    """The lists for people (docs/system-calls.md holds them; a test keeps the two equal)."""
+    parts = [("Every worker", COMMON)]
+    parts += [(f"Hypervisor `{name}`", groups) for name, groups in HYPERVISORS.items()]
+    parts += [(f"Handler `{name}`", groups) for name, groups in HANDLERS.items()]
+    return "\n".join(_section(title, groups) for title, groups in parts)
+
+
+def _section(title: str, groups: Iterable[Group]) -> str:
+    rows = [
+        f"| {', '.join(_cell(call) for call in group.calls)} | {group.why} |" for group in groups
+    ]
+    return "\n".join([f"## {title}", "", "| calls | why |", "|---|---|", *rows, ""])
+
+
+def _cell(call: Call) -> str:
+    text = f"`{call.name}`"
+    if call.note:
+        text += f" ({call.note})"
+    return f"{text}: {errno.errorcode[call.error]}" if call.error else text
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

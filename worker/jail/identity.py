@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""Steps of the jail that take the user id, and with it every capability, from all threads.
+
+The kernel's calls change one thread; glibc's (which Python's are) tell all others to do the same
+and end the process if one of them cannot (nptl(7)). When all three user ids go from 0 to something
+else, the kernel empties the permitted, effective and ambient sets (capabilities(7)). Neither is
+taken for granted: each thread is asked afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from shared.errors import HostError
+from worker.jail import native
+
+
+def threads() -> list[int]:
+    """Ids of this process's threads; needs /proc, so it is asked before the root is empty."""
+    return [int(name) for name in os.listdir("/proc/self/task")]  # noqa: PTH208 — no Path needed
+
+
+@dataclass(frozen=True, slots=True)
+class OwnUser:
+    """A user and a group that nobody else has, no other groups, no capability in any thread."""
+
+    uid: int
+    threads: Callable[[], Sequence[int]] = field(compare=False)
+    name: str = "user"
+
+    def describe(self) -> str:
+        return f"user and group {self.uid}, no other groups, no capabilities"
+
+    def execute(self) -> None:
+        if self.uid <= 0:
+            raise HostError(f"user id: {self.uid}: not for a worker")
+        os.setgroups([])
+        os.setresgid(self.uid, self.uid, self.uid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        self._verify()
+
+    def _verify(self) -> None:
+        own = (self.uid,) * 3
+        if os.getresuid() != own or os.getresgid() != own or os.getgroups():
+            raise HostError(f"user id: {self.uid}: the kernel says {os.getresuid()}")
+        for thread in self.threads():
+            if any(native.capget(thread)):
+                raise HostError(f"capabilities: thread {thread}: there are some left")
+
+
+@dataclass(frozen=True, slots=True)
+class NotDumpable:
+    """Nobody but root looks at the process, by ptrace or in /proc; it leaves no core."""
+
+    name: str = "dumpable"
+
+    def describe(self) -> str:
+        return "not dumpable"
+
+    def execute(self) -> None:
+        native.prctl(native.PR_SET_DUMPABLE, 0)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The plan of a worker's jail: which steps, in which order, and which not and why not.
+
+    birth    one thread, nothing open yet        control group, descriptors, limits, namespaces,
+                                                 capabilities: what belongs to a thread
+    handles  opened, not used yet                event channels of one domain, number of grants
+    entry    end of the first `init`: the image  empty root, own user id, not dumpable, files,
+             is open, nothing a guest wrote      system calls
+             has been looked at
+
+Why two halves: libzmq's threads exist from the bus on, and what belongs to a thread must be given
+up before them; images, the journal and the hypervisor are opened by root, and the root directory
+and user id must be left after that. The order within each half follows from what a step needs:
+
+- the control group first, so that all that follows is counted;
+- no_new_privs before Landlock, which asks for it; both capability steps after unshare;
+- the root before the user id, for mounting needs CAP_SYS_ADMIN; Landlock on files after the root,
+  for it forbids pivoting; the filter last, for it forbids all of the above.
+
+Invariants: a plan holds every step, also one that cannot be done: then with the reason. It is
+made without side effects and equal for equal facts. No step is optional by configuration.
+
+There is no PID namespace: entering one takes another fork, whose parent would be neither the fork
+server nor the supervisor. The user id and the filter keep signals inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from shared.hypervisor.interface import Handles
+from shared.worker_spec import HypervisorKind, JailSpec
+from worker.jail import birth, landlock
+from worker.jail.callfilter import FilterCalls
+from worker.jail.facts import Facts
+from worker.jail.handles import LimitGrants, RestrictEventChannels
+from worker.jail.identity import NotDumpable, OwnUser
+from worker.jail.native import Capability
+from worker.jail.root import EmptyRoot
+from worker.jail.step import NEEDS_ROOT, LeaveOut, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps, in the order in which they are done."""
+
+    birth: tuple[Step, ...]
+    handles: tuple[Step, ...]
+    entry: tuple[Step, ...]
+
+    def __iter__(self) -> Iterator[Step]:
+        yield from (*self.birth, *self.handles, *self.entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is to be jailed."""
+
+    handler: str
+    hypervisor: HypervisorKind
+    domid: int
+    max_grants: int | None
+    """Pages the device may have mapped at once; None: its type does not say."""
+    descriptors: tuple[int, ...]
+    """Those that were handed to the process and must stay open, besides the standard ones."""
+    handles: Callable[[], Handles]
+    threads: Callable[[], Sequence[int]]
+    program: Callable[[], bytes]
+    """The system-call filter."""
+
+
+def make_plan(spec: JailSpec, facts: Facts, subject: Subject) -> Plan:
+    """The plan for a worker on this host."""
+    return Plan(
+        birth=tuple(_birth(spec, facts, subject)),
+        handles=tuple(_handles(subject)),
+        entry=tuple(_entry(spec, facts, subject)),
+    )
+
+
+def _birth(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
+    group = birth.JoinControlGroup(spec.cgroup)
+    yield group if spec.cgroup else LeaveOut(group.name, "control group", "none is delegated")
+    yield birth.OwnSession()
+    yield birth.CloseDescriptors(subject.descriptors)
+    yield birth.EmptyEnvironment()
+    yield birth.OwnerOnly()
+    threads = spec.pids if _own_user(spec, facts) else None
+    yield birth.Limits(spec.open_files, threads, spec.memory, spec.pids)
+    yield birth.NoNewPrivileges()
+    for flag, name, text in birth.NAMESPACES:
+        step = birth.Namespace(flag, name, text)
+        yield _unless(_why_not_admin(facts), step)
+    drop = birth.DropCapabilities()
+    yield _unless("" if facts.can(Capability.SETPCAP) else _needs(facts, "CAP_SETPCAP"), drop)
+    network = landlock.ForbidNetwork(facts.landlock)
+    yield _unless(_why_no_landlock(facts, landlock.NETWORK_ABI), network)
+
+
+def _handles(subject: Subject) -> Iterator[Step]:
+    yield RestrictEventChannels(subject.domid, subject.handles)
+    if subject.max_grants is None:
+        yield LeaveOut("grants", "number of mapped pages", "the device type does not say it")
+    else:
+        yield LimitGrants(subject.max_grants, subject.handles)
+
+
+def _entry(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
+    yield _unless(_why_not_admin(facts), EmptyRoot(spec.keep))
+    user = OwnUser(spec.uid, subject.threads)
+    if _own_user(spec, facts):
+        yield user
+        yield NotDumpable()
+    else:
+        yield LeaveOut(user.name, "user id of its own", NEEDS_ROOT)
+        # The supervisor looks for a lost worker in /proc, where it then may not.
+        yield LeaveOut("dumpable", "not dumpable", "would hide it from the supervisor")
+    yield _unless(_why_no_landlock(facts, 1), landlock.ForbidFiles(facts.landlock))
+    yield FilterCalls(subject.handler, subject.hypervisor, spec.mode, subject.program)
+
+
+def _own_user(spec: JailSpec, facts: Facts) -> bool:
+    """A worker of root that is given no user id of its own is refused by its step."""
+    return facts.root or spec.uid != 0
+
+
+def _unless(reason: str, step: Step) -> Step:
+    return LeaveOut(step.name, step.describe(), reason) if reason else step
+
+
+def _needs(facts: Facts, capability: str) -> str:
+    return f"needs {capability}" if facts.root else NEEDS_ROOT
+
+
+def _why_not_admin(facts: Facts) -> str:
+    return "" if facts.can(Capability.SYS_ADMIN) else _needs(facts, "CAP_SYS_ADMIN")
+
+
+def _why_no_landlock(facts: Facts, abi: int) -> str:
+    if facts.landlock >= abi:
+        return ""
+    if not facts.landlock:
+        return "this kernel has no Landlock, or has it switched off"
+    return f"this kernel's Landlock (version {facts.landlock}) cannot"

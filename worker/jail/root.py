@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""The step that leaves the worker nothing of the file system but the supervisor's socket.
+
+A tmpfs becomes the root; in it only the directory of the socket, by its own name, so that the bus
+reconnects to whoever binds a socket there next. The directory and not the socket: a socket that is
+bound anew is another file.
+
+Facts: a tmpfs is laid over the directory itself, because that is the one place that is known to be
+there; what it covers is still reached through the descriptor that was opened before. A read-only
+mount does not hinder connect(2), which looks at the socket's own mode. All threads share one view
+of the file system (CLONE_FS), so all of them move.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from worker.jail import native
+
+_STRICT: Final = native.MS_NOSUID | native.MS_NODEV | native.MS_NOEXEC
+_TMPFS: Final = "mode=0755,size=64k,nr_inodes=64"
+"""It holds a few empty directories."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyRoot:
+    """See the module."""
+
+    keep: str
+    name: str = "root"
+
+    def describe(self) -> str:
+        return f"root directory empty but for {self.keep}, read-only"
+
+    def execute(self) -> None:
+        kept = os.open(self.keep, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            native.mount("none", self.keep, "tmpfs", _STRICT, _TMPFS)
+            inside = self._make_inside()
+            native.mount(f"/proc/self/fd/{kept}", inside, flags=native.MS_BIND)
+        finally:
+            os.close(kept)
+        read_only = native.MS_REMOUNT | native.MS_BIND | native.MS_RDONLY | _STRICT
+        for place in (inside, self.keep):
+            native.mount("none", place, flags=read_only)
+        os.chdir(self.keep)
+        _pivot()
+        os.chdir("/")
+
+    def _make_inside(self) -> str:
+        place = Path(self.keep)
+        for part in Path(self.keep).parts[1:]:
+            place /= part
+            place.mkdir()
+            place.chmod(0o755)  # whatever the umask says: its uid is about to change
+        return str(place)
+
+
+def _pivot() -> None:
+    """Make the working directory the root, and let go of the old one."""
+    try:
+        native.pivot_root(".", ".")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # The root of an initramfs cannot be pivoted away from. What is covered cannot be reached
+        # by who may neither mount nor chroot.
+        native.mount(".", "/", flags=native.MS_MOVE)
+        os.chroot(".")
+        return
+    # Both are mounted at "/" now, the old one on top.
+    native.umount(".", native.MNT_DETACH)

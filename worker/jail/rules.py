@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""From rules about system calls to a seccomp filter.
+
+The kernel runs a filter before each system call over `struct seccomp_data` (linux/seccomp.h): the
+number, the architecture, the instruction pointer and six arguments of 64 bits.
+
+Invariants:
+- the architecture is looked at first, and on x86_64 the x32 numbers next: the same number means
+  another call there;
+- what no rule names gets the default verdict, and so does a call whose rules all fail to hold;
+- both halves of an argument are compared, but for those the mask says the kernel ignores;
+- numbers are found in a balanced tree before any argument is loaded. So a call that is allowed
+  whatever its arguments is one that Linux (since 5.11) lets pass without running the filter.
+
+Only little-endian machines: the low half of an argument lies first. Knows no system call by name
+and installs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shared.errors import BackendBug
+from worker.jail.bpf import JEQ, JGE, Label, Program
+
+# Verdicts (linux/seccomp.h).
+KILL_PROCESS: Final = 0x80000000
+LOG: Final = 0x7FFC0000
+ALLOW: Final = 0x7FFF0000
+_ERRNO: Final = 0x00050000
+
+INT: Final = 0xFFFFFFFF
+"""Mask of an argument the kernel takes as `int` or `unsigned int`: it ignores the other half."""
+LONG: Final = 0xFFFFFFFF_FFFFFFFF
+
+# Offsets in struct seccomp_data.
+_NUMBER: Final = 0
+_ARCHITECTURE: Final = 4
+_ARGUMENTS: Final = 16
+_ARGUMENT_COUNT: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`audit` is the AUDIT_ARCH_* (linux/audit.h); numbers from `foreign` on are of another ABI."""
+
+    name: str
+    audit: int
+    foreign: int | None = None
+
+
+X86_64: Final = Machine("x86_64", 0xC000003E, foreign=0x40000000)
+AARCH64: Final = Machine("aarch64", 0xC00000B7)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """Holds if the bits of argument `index` (from 0) that `mask` names are one of `values`."""
+
+    index: int
+    values: tuple[int, ...]
+    mask: int = LONG
+
+    def __post_init__(self) -> None:
+        sound = 0 <= self.index < _ARGUMENT_COUNT and self.values and 0 < self.mask <= LONG
+        if not sound or any(value & ~self.mask for value in self.values):
+            raise BackendBug(f"filter: {self}: can never hold")
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """The verdict of a call whose arguments are all as `when` says."""
+
+    verdict: int
+    when: tuple[Argument, ...] = ()
+
+
+def errno_verdict(number: int) -> int:
+    """The verdict that answers with an errno (1 to 4095) instead of making the call."""
+    return _ERRNO | number
+
+
+def assemble(
+    machine: Machine,
+    calls: Mapping[int, Sequence[Clause]],
+    *,
+    default: int,
+    foreign: int = KILL_PROCESS,
+) -> bytes:
+    """A filter: an array of `struct sock_filter`, 8 bytes each.
+
+    `calls` has the clauses of each number, of which the first that holds counts. `foreign` is the
+    verdict of calls that came by another architecture's entry.
+
+    Raises:
+        BackendBug: a number is not one of this machine's, or the filter would be too long.
+    """
+    bound = machine.foreign or 1 << 31
+    if wrong := [number for number in calls if not 0 <= number < bound]:
+        raise BackendBug(f"filter: {machine.name}: no numbers of its calls: {wrong}")
+    program = Program()
+    ours, alien, native = program.label(), program.label(), program.label()
+    program.load(_ARCHITECTURE)
+    program.jump(JEQ, machine.audit, ours, alien)
+    program.place(ours)
+    program.load(_NUMBER)
+    if machine.foreign is not None:
+        program.jump(JGE, machine.foreign, alien, native)
+        program.place(native)
+    _tree(program, sorted(calls.items()), default)
+    program.place(alien)
+    program.verdict(foreign)
+    return program.encode()
+
+
+def _tree(program: Program, calls: Sequence[tuple[int, Sequence[Clause]]], default: int) -> None:
+    if not calls:
+        program.verdict(default)
+        return
+    first, second = program.label(), program.label()
+    if len(calls) == 1:
+        number, clauses = calls[0]
+        program.jump(JEQ, number, first, second)
+        program.place(first)
+        _clauses(program, clauses, default)
+        program.place(second)
+        program.verdict(default)
+        return
+    middle = len(calls) // 2
+    program.jump(JGE, calls[middle][0], second, first)
+    program.place(first)
+    _tree(program, calls[:middle], default)
+    program.place(second)
+    _tree(program, calls[middle:], default)
+
+
+def _clauses(program: Program, clauses: Sequence[Clause], default: int) -> None:
+    for clause in clauses:
+        fails = program.label()
+        for argument in clause.when:
+            _argument(program, argument, fails)
+        program.verdict(clause.verdict)
+        program.place(fails)
+        if not clause.when:
+            return  # nothing behind it would ever be reached
+    program.verdict(default)
+
+
+def _argument(program: Program, argument: Argument, fails: Label) -> None:
+    """Go on behind this if the argument is as it should be, else to `fails`.
+
+    Values with the same high half are one group: if that half is right and the low one is of none
+    of them, no other group can hold.
+    """
+    holds = program.label()
+    offset = _ARGUMENTS + 8 * argument.index
+    groups: dict[int, set[int]] = {}
+    for value in argument.values:
+        groups.setdefault(value >> 32, set()).add(value & INT)
+    for left, (high, lows) in zip(range(len(groups) - 1, -1, -1), groups.items(), strict=True):
+        other = program.label() if left else fails
+        if argument.mask >> 32:
+            _half(program, offset + 4, argument.mask >> 32, [high], other)
+        if argument.mask & INT:
+            _half(program, offset, argument.mask & INT, sorted(lows), fails)
+        if left:
+            program.goto(holds)
+            program.place(other)
+    program.place(holds)
+
+
+def _half(program: Program, offset: int, mask: int, values: Sequence[int], fails: Label) -> None:
+    holds = program.label()
+    program.load(offset)
+    if mask != INT:
+        program.mask(mask)
+    for value in values[:-1]:
+        other = program.label()
+        program.jump(JEQ, value, holds, other)
+        program.place(other)
+    program.jump(JEQ, values[-1], holds, fails)
+    program.place(holds)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Installing a system-call filter on all threads of this process.
+
+Needs no privilege: without one the kernel asks for no_new_privs, which is set first. Nothing can
+take a filter away again; further ones can be put on top, and of all their verdicts the strictest
+counts. A forbidden call ends the process by SIGSYS, which no handler sees.
+
+Linux before 5.16 also turns on its defences against speculative execution for whoever has a filter
+(SSBD, STIBP; kernel parameter spec_store_bypass_disable), which costs. That is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from shared.errors import HostError
+from worker.jail import rules
+from worker.jail.filters import seal_filter
+from worker.native._seccomp import ffi, lib
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What this kernel can do."""
+
+    filters: bool
+    """Filters at all, and on all threads at once (seccomp(2), Linux 3.17)."""
+    kills: bool
+    """A violation ends the process, not only the thread (Linux 4.14)."""
+    logs: bool
+    """Mode `log` (Linux 4.14)."""
+
+
+def available() -> Facts:
+    """Ask this kernel; changes nothing."""
+    return Facts(
+        filters=bool(lib.seccomp_available()),
+        kills=bool(lib.seccomp_knows(rules.KILL_PROCESS)),
+        logs=bool(lib.seccomp_knows(rules.LOG)),
+    )
+
+
+def install(program: bytes, *, log: bool) -> None:
+    """Put all threads of this process under a filter, for ever; also sets no_new_privs for all.
+
+    `program` is an array of `struct sock_filter`. With `log` the kernel logs every call that is
+    not simply allowed.
+
+    Raises:
+        HostError: the kernel has no filters or refuses this one, or a thread is under another one.
+    """
+    error = lib.seccomp_no_new_privs()
+    if error:
+        raise HostError(f"no_new_privs: this process: {os.strerror(-error)}")
+    _load(program, log=log)
+
+
+def seal() -> None:
+    """Deny mapping and copying grants from now on (EPERM), for all threads and for ever.
+
+    Works under a worker's filter, if its handler's list allows it.
+
+    Raises:
+        HostError: as `install`.
+    """
+    _load(seal_filter(), log=False)
+
+
+def _load(program: bytes, *, log: bool) -> None:
+    data = ffi.from_buffer(program)
+    result = lib.seccomp_load(data, len(program) // 8, log)
+    if result > 0:
+        raise HostError(f"system-call filter: thread {result}: is under another filter already")
+    if result < 0:
+        raise HostError(f"system-call filter: this process: {os.strerror(-result)}")
