@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -124,7 +125,8 @@ _FORBIDDEN: dict[str, tuple[tuple[int | None, int | None], tuple[int, ...]]] = {
     "modify_ldt": ((154, None), (0, 0, 0)),
     "arch_prctl": ((158, None), (0x1003, 0)),
     "settimeofday": ((164, 170), (0, 0)),
-    "sched_setscheduler": ((144, 119), (0, 0, 0)),
+    "sched_setscheduler real-time": ((144, 119), (0, 1, 0)),
+    "setsockopt": ((54, 208), (0, 1, 26, 0, 0)),
     "setpriority": ((141, 140), (0, 0, 0)),
     "landlock_create_ruleset": ((444, 444), (0, 0, 1)),
     "a number of the future": ((9999, 9999), ()),
@@ -181,6 +183,18 @@ def _look() -> int:
     except OSError as error:
         return error.errno or ERROR
     return 0
+
+
+def _traceback() -> int:
+    try:
+        _entry_of("nothing")
+    except KeyError:
+        lines = traceback.format_exc()
+    return 0 if "in _entry_of\n" in lines else ERROR
+
+
+def _entry_of(name: str) -> str:
+    return {"something": ""}[name]
 
 
 def _abort() -> int:
@@ -279,6 +293,7 @@ ALLOWED = {
     "waiting": (_waiting, 0),
     "memory": (_memory, 0),
     "connecting": (_unix_socket, errno.ENOENT),
+    "writing a traceback": (_traceback, 0),
     "looking for a file": (_look, errno.EACCES),
     "asking for a terminal": (lambda: int(os.isatty(0)), 0),
     "clone3": (lambda: _named("clone3", 0, 0), errno.ENOSYS),
