@@ -69,7 +69,7 @@ _AF_UNIX: Final = 1
 _SOL_SOCKET: Final = 1
 _SO_ASKED: Final = (4, 17)  # SO_ERROR, SO_PEERCRED
 _AT_EMPTY_PATH: Final = 0x1000
-_TCGETS: Final = 0x5401
+_TERMINAL: Final = (0x5401, 0x802C542A)  # TCGETS, and TCGETS2 of newer C libraries
 
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_TSYNC: Final = (1, 3)  # alone and with SECCOMP_FILTER_FLAG_LOG
@@ -169,7 +169,7 @@ COMMON: Final[tuple[Group, ...]] = (
     ),
     Group(
         "Python asks whether stderr is a terminal before it writes a traceback",
-        (Call("ioctl", (Argument(1, (_TCGETS,), INT),), "TCGETS", error=errno.ENOTTY),),
+        (Call("ioctl", (Argument(1, _TERMINAL, INT),), "TCGETS, TCGETS2", error=errno.ENOTTY),),
     ),
 )
 
@@ -227,7 +227,7 @@ HANDLERS: Final[dict[str, tuple[Group, ...]]] = {
         Group(
             "the journal of a new connection",
             (
-                *_plain("ftruncate"),
+                Call("ftruncate", (Argument(1, (0,)),), "to nothing"),
                 Call("fallocate", (Argument(1, (0,), INT),), "without flags"),
             ),
         ),
