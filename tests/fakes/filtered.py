@@ -20,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -185,28 +184,6 @@ def _look() -> int:
     return 0
 
 
-def _traceback() -> int:
-    try:
-        _entry_of("nothing")
-    except KeyError:
-        lines = traceback.format_exc()
-    return 0 if "in _entry_of\n" in lines else ERROR
-
-
-def _entry_of(name: str) -> str:
-    return {"something": ""}[name]
-
-
-class _Careless:
-    def __del__(self) -> None:
-        _entry_of("nothing")
-
-
-def _unraisable() -> int:
-    _Careless()
-    return 0
-
-
 def _abort() -> int:
     os.abort()
 
@@ -303,8 +280,6 @@ ALLOWED = {
     "waiting": (_waiting, 0),
     "memory": (_memory, 0),
     "connecting": (_unix_socket, errno.ENOENT),
-    "writing a traceback": (_traceback, 0),
-    "an error in a destructor": (_unraisable, 0),
     "looking for a file": (_look, errno.EACCES),
     "asking for a terminal": (lambda: int(os.isatty(0)), 0),
     "clone3": (lambda: _named("clone3", 0, 0), errno.ENOSYS),
