@@ -115,7 +115,9 @@ class Scene:
 
     def starts_anew(self, guest: Guest) -> None:
         """The guest begins again as after a reboot and is served: nothing is held against it."""
-        guest.disk.advance()
+        # Closed first: offering one ring and at once another is a way to hang one's own disk.
+        guest.xs.write(f"{guest.frontend}/state", XenbusState.CLOSED.to_wire())
+        guest.wait_backend(XenbusState.CLOSED)
         guest.disk.restart()
         guest.disk.connect(DEADLINE)
         guest.works()
