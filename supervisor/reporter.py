@@ -110,6 +110,11 @@ class Reporter:
             self._log.info("%s", text)
             self._services.events.add("state", str(self._device), text)
 
+    def over(self) -> None:
+        """The device is no more: say what was left out and no line followed that would."""
+        if suppressed := self._lines.take_suppressed() + self._states.take_suppressed():
+            self._log.warning("suppressed %d lines", suppressed)
+
     def guest_may_log(self) -> bool:
         """Whether one more line or event that a guest caused is within bounds."""
         return self._allows(self._lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from shared.embedded.domain import Domain
 from shared.xenbus import XenbusState
-from tests.process.lab_world import Guest
+from tests.process.lab_world import DEADLINE, Guest
 
 Nodes = dict[str, bytes]
 
@@ -47,6 +47,40 @@ def say(guest: Guest, state: XenbusState | bytes | str) -> None:
     """Write the frontend's state, or anything in its place."""
     value = state.to_wire() if isinstance(state, XenbusState) else state
     guest.xs.write(f"{guest.frontend}/state", value)
+
+
+class Cycles:
+    """Connects by hand with one ring and one port, and closes, over and over, on one watch.
+
+    Begins and ends each cycle with the backend in InitWait.
+    """
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._state = f"{guest.backend}/state"
+        self.nodes = offer(guest.domain)
+        guest.wait_backend(XenbusState.INIT_WAIT)
+        for name, value in self.nodes.items():
+            guest.xs.write(f"{guest.frontend}/{name}", value)
+        guest.xs.watch(self._state, "cycles")
+
+    def run(self, count: int) -> None:
+        """So many cycles; AssertionError where the backend does not follow."""
+        steps = (
+            (XenbusState.INITIALISED, XenbusState.CONNECTED),
+            (XenbusState.CONNECTED, XenbusState.CONNECTED),
+            (XenbusState.CLOSED, XenbusState.CLOSED),
+            (XenbusState.INITIALISING, XenbusState.INIT_WAIT),
+        )
+        for _ in range(count):
+            for ours, theirs in steps:
+                say(self._guest, ours)
+                self._follow(theirs)
+
+    def _follow(self, wanted: XenbusState) -> None:
+        xs = self._guest.xs
+        while (found := XenbusState.from_wire(xs.read(self._state))) is not wanted:
+            assert xs.wait_event(DEADLINE), f"the backend stays {found}, wanted: {wanted}"
 
 
 def give_back(domain: Domain, nodes: Nodes) -> None:

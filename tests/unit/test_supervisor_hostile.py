@@ -79,6 +79,10 @@ async def test_reporter_guest_that_closes_and_starts_anew_for_ever_has_bounded_l
     world.frontend(6)
     await settle()
     assert any("suppressed" in line for line in caplog.messages)
+    world.frontend(1)
+    await settle()
+    await world.device().close()
+    assert caplog.messages[-1].endswith(" lines")  # of which no later line would have told
 
 
 @in_clock_loop
