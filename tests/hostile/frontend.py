@@ -7,19 +7,22 @@
 from __future__ import annotations
 
 from shared.embedded.domain import Domain
+from shared.embedded.xenstored.quotas import NODES_MAX
 from shared.xenbus import XenbusState
+from shared.xenstore.blocking import BlockingXenstore
+from shared.xenstore.errors import QuotaError
 from tests.process.lab_world import DEADLINE, Guest
 
 Nodes = dict[str, bytes]
 
 
-def offer(domain: Domain) -> Nodes:
-    """The nodes of an honest frontend with a ring of one page."""
+def offer(domain: Domain, backend_domid: int = 0) -> Nodes:
+    """The nodes of an honest frontend with a ring of one page, for this domain."""
     [frame] = domain.alloc_pages(1)
     domain.page(frame)[:] = bytes(4096)
     return {
-        "ring-ref": b"%d" % domain.grant(frame, domid=0),
-        "event-channel": b"%d" % domain.alloc_port(0),
+        "ring-ref": b"%d" % domain.grant(frame, domid=backend_domid),
+        "event-channel": b"%d" % domain.alloc_port(backend_domid),
         "protocol": b"x86_64-abi",
     }
 
@@ -47,6 +50,16 @@ def say(guest: Guest, state: XenbusState | bytes | str) -> None:
     """Write the frontend's state, or anything in its place."""
     value = state.to_wire() if isinstance(state, XenbusState) else state
     guest.xs.write(f"{guest.frontend}/state", value)
+
+
+def fill(store: BlockingXenstore) -> None:
+    """A domain makes nodes of its own until it may make no more."""
+    for number in range(NODES_MAX):
+        try:
+            store.write(f"data/fill/{number // 100}/{number}", b"x")
+        except QuotaError:
+            return
+    raise AssertionError("there is no quota")
 
 
 class Cycles:

@@ -1,25 +1,44 @@
 # SPDX-License-Identifier: MIT
-"""Domains that die at the worst moment, come again at once with the same id, or did not die at all.
+"""Domains that die at the worst moment and come again at once, and rings forged for a successor.
 
-Case 12 of the hostile frontend. What one tenant's device held must be gone, and what the next one
-with the same number gets must be its own.
+Cases 11 (in dom0; test_quota.py has the driver domain), 12 and 38b of the hostile frontend. Beside
+them: 37, workers that are killed under I/O, in tests/process/test_journal.py and
+test_supervision_signals.py; 38, supervisors that are, in test_adoption.py; poison requests in
+test_journal.py; 39, workers that hang, flood or speak for others, in test_supervision_stuck.py,
+test_supervisor_spawner.py and tests/unit/test_supervisor_link.py.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from shared.embedded.guest.ring import REQ_PROD, RSP_PROD
 from shared.embedded.hypercalls import Hypercalls
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import XenstoreError
-from tests.hostile.frontend import offer, publish, say
+from tests.hostile.frontend import fill, offer, publish, say
 from tests.hostile.scene import Scene
 from tests.process.lab_world import DEADLINE, Guest
 
 STRANGER = 4000
 """A domain xenstored is told of and that has nothing."""
+
+FORGED = [
+    # index, distance from where rsp_prod stands
+    (REQ_PROD, 33),
+    (REQ_PROD, 2**31),
+    (REQ_PROD, 2**32 - 1),
+    (RSP_PROD, 1),
+    (RSP_PROD, 33),
+    (RSP_PROD, 2**31),
+    (RSP_PROD, 2**32 - 1),
+    (RSP_PROD, 2**32 - 3),
+]
 
 
 def _attached(guest: Guest) -> None:
@@ -117,3 +136,49 @@ def test_f12_guest_cannot_say_that_a_domain_went(scene: Scene) -> None:
         say(guest, XenbusState.CONNECTED)
         guest.works()
         assert scene.lab.wait_connected(guest.device).generation == 1
+
+
+def test_f11_guest_without_quota_that_denies_us_everything_is_served_by_dom0(scene: Scene) -> None:
+    """What we write is ours and not the guest's, and dom0 may read whatever stands there."""
+    with scene.hostile() as guest:
+        guest.disk.connect(DEADLINE)
+        fill(guest.xs)
+        for name in ("", *(f"/{name}" for name in guest.xs.directory(guest.frontend))):
+            guest.xs.set_perms(guest.frontend + name, [f"n{guest.domain.domid}"])
+        guest.works()
+        guest.disk.reconnect(DEADLINE)
+        guest.works()
+        assert scene.lab.wait_connected(guest.device).generation == 1
+
+
+def forge(scene: Scene, guest: Guest, index: int, distance: int) -> None:
+    """Stop the worker, write the index, and kill it: only the successor sees what was written."""
+    ring = guest.disk.ring
+    worker = scene.lab.wait_connected(guest.device).pid
+    assert ring is not None
+    assert worker is not None
+    os.kill(worker, signal.SIGSTOP)
+    scene.lab.wait(lambda: _stopped(worker), DEADLINE, "the worker to be stopped", 0.001)
+    ring.poke(index, ring.index(RSP_PROD) + distance)
+    os.kill(worker, signal.SIGKILL)
+
+
+def test_f38b_indices_forged_before_a_successor_attaches_close_the_device(scene: Scene) -> None:
+    """Producers ahead, behind, moved back over answered requests: nothing is run twice."""
+    with scene.hostile(max_ring_order=0) as guest:
+        for index, distance in FORGED:
+            guest.disk.connect(DEADLINE)
+            for _ in range(5):
+                guest.works()
+            scene.forget_error(guest)
+            forge(scene, guest, index, distance)
+            said = "makes no sense" if index == REQ_PROD else "rsp_prod"
+            scene.refused(guest, said)
+            guest.disk.advance()
+            assert guest.disk.leaked_pages == 0
+            guest.disk.restart()
+        scene.starts_anew(guest)
+
+
+def _stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
