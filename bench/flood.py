@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A guest that rewrites its xenstore nodes as fast as xenstored takes them.
+"""Guests that do what they may, only without end: rewrite their nodes, connect and close.
 
 `python -m bench.flood SOCKET PATH [--nodes N]` writes through the domain's socket `SOCKET`: `PATH`
 itself with the value that stands there, and N nodes beside it, over and over. It says "flooding"
 on standard output after the first round, goes on until its standard input is closed, and then
-prints how many writes were answered. `Flood` runs it in a process of its own.
+prints how many writes were answered. `Flood` runs it in a process of its own. `Cycles` is for the
+process that made the domain.
 
 Like a real guest it has at most `OUTSTANDING` requests under way: more does not fit into its ring.
 """
@@ -19,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from shared.embedded.domain import Domain
+from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 
 OUTSTANDING: Final = 20
@@ -59,6 +62,46 @@ class Flood:
                 process.kill()
                 raise
         self.writes = int(said)
+
+
+class Cycles:
+    """Connects by hand with one ring and one port, and closes, over and over, on one watch.
+
+    The backend must be in InitWait, and is there again after each cycle. `ref` is the ring's page.
+    """
+
+    def __init__(
+        self, domain: Domain, xs: BlockingXenstore, frontend: str, backend: str, timeout: float
+    ) -> None:
+        self._xs, self._timeout = xs, timeout
+        self._frontend, self._backend = f"{frontend}/state", f"{backend}/state"
+        [frame] = domain.alloc_pages(1)
+        domain.page(frame)[:] = bytes(4096)
+        self.ref = domain.grant(frame)
+        nodes = {"ring-ref": f"{self.ref}", "event-channel": f"{domain.alloc_port()}"}
+        xs.write_many({f"{frontend}/{name}": value for name, value in nodes.items()})
+        xs.watch(self._backend, "cycles")
+
+    def run(self, count: int) -> None:
+        """So many cycles; AssertionError where the backend does not follow."""
+        for _ in range(count):
+            for ours, theirs in _CYCLE:
+                self._xs.write(self._frontend, ours.to_wire())
+                self._follow(theirs)
+
+    def _follow(self, wanted: XenbusState) -> None:
+        while (found := XenbusState.from_wire(self._xs.read(self._backend))) is not wanted:
+            event = self._xs.wait_event(self._timeout)
+            assert event, f"the backend stays {found}, wanted: {wanted}"
+
+
+_CYCLE: Final = (
+    # own state, what the backend answers
+    (XenbusState.INITIALISED, XenbusState.CONNECTED),
+    (XenbusState.CONNECTED, XenbusState.CONNECTED),
+    (XenbusState.CLOSED, XenbusState.CLOSED),
+    (XenbusState.INITIALISING, XenbusState.INIT_WAIT),
+)
 
 
 def run(socket: str, path: str, nodes: int) -> int:

@@ -11,7 +11,7 @@ from shared.embedded.xenstored.quotas import NODES_MAX
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 from shared.xenstore.errors import QuotaError
-from tests.process.lab_world import DEADLINE, Guest
+from tests.process.lab_world import Guest
 
 Nodes = dict[str, bytes]
 
@@ -60,40 +60,6 @@ def fill(store: BlockingXenstore) -> None:
         except QuotaError:
             return
     raise AssertionError("there is no quota")
-
-
-class Cycles:
-    """Connects by hand with one ring and one port, and closes, over and over, on one watch.
-
-    Begins and ends each cycle with the backend in InitWait.
-    """
-
-    def __init__(self, guest: Guest) -> None:
-        self._guest = guest
-        self._state = f"{guest.backend}/state"
-        self.nodes = offer(guest.domain)
-        guest.wait_backend(XenbusState.INIT_WAIT)
-        for name, value in self.nodes.items():
-            guest.xs.write(f"{guest.frontend}/{name}", value)
-        guest.xs.watch(self._state, "cycles")
-
-    def run(self, count: int) -> None:
-        """So many cycles; AssertionError where the backend does not follow."""
-        steps = (
-            (XenbusState.INITIALISED, XenbusState.CONNECTED),
-            (XenbusState.CONNECTED, XenbusState.CONNECTED),
-            (XenbusState.CLOSED, XenbusState.CLOSED),
-            (XenbusState.INITIALISING, XenbusState.INIT_WAIT),
-        )
-        for _ in range(count):
-            for ours, theirs in steps:
-                say(self._guest, ours)
-                self._follow(theirs)
-
-    def _follow(self, wanted: XenbusState) -> None:
-        xs = self._guest.xs
-        while (found := XenbusState.from_wire(xs.read(self._state))) is not wanted:
-            assert xs.wait_event(DEADLINE), f"the backend stays {found}, wanted: {wanted}"
 
 
 def give_back(domain: Domain, nodes: Nodes) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import struct
 
-from bench.flood import Flood
+from bench.flood import Cycles, Flood
 from shared.embedded.guest.ring import RSP_PROD
 from shared.xenbus import XenbusState
-from tests.hostile.frontend import Cycles, give_back, offer, publish, say
+from tests.hostile.frontend import give_back, offer, publish, say
 from tests.hostile.scene import MEMORY_MAX, Scene, resident
 from tests.process.lab_world import DEADLINE
 
@@ -51,7 +51,8 @@ def test_f02_watch_flood_keeps_nobody_from_attaching(scene: Scene) -> None:
 def test_f36_connecting_and_closing_again_and_again_leaves_nothing(scene: Scene) -> None:
     """After many cycles all is as after some: descriptors, mappings, ports, memory, nodes."""
     with scene.hostile() as guest:
-        cycles = Cycles(guest)
+        guest.wait_backend(XenbusState.INIT_WAIT)
+        cycles = Cycles(guest.domain, guest.xs, guest.frontend, guest.backend, DEADLINE)
         cycles.run(20)
         before, status = scene.world.held(), scene.lab.device(guest.device)
         assert status is not None
@@ -64,7 +65,7 @@ def test_f36_connecting_and_closing_again_and_again_leaves_nothing(scene: Scene)
         now = scene.lab.device(guest.device)
         assert now is not None
         assert (now.pid, now.generation, now.failures) == (status.pid, 1, 0)
-        give_back(guest.domain, cycles.nodes)
+        assert guest.domain.end_access(cycles.ref)
 
 
 def test_f02_toggling_without_waiting_for_the_backend_leaves_nothing(scene: Scene) -> None:
