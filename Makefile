@@ -9,7 +9,7 @@ NATIVE := $(wildcard shared/native/*.[chpy]* worker/native/*.[chpy]* shared/embe
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
-.PHONY: help setup demo test test-xen check format bench bench-adoption bench-devices bench-jail bench-recovery bench-xen chaos install clean
+.PHONY: help setup demo test test-xen check format bench bench-adoption bench-devices bench-hostile bench-jail bench-recovery bench-xen chaos install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22

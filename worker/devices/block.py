@@ -88,7 +88,8 @@ class BlockDevice(Device):
         image = self._take_image(path, writable=writable)
         discard = wanted and writable and image.discard_granularity > 0
         self._open_native(image, discard=discard)
-        self.log.info("image: %s: %d sectors", path, image.sectors)
+        # A guest that starts anew without end has it taken up each time.
+        self.log.guest(logging.INFO, "image: %s: %d sectors", path, image.sectors)
         return self._features(image, discard=discard)
 
     def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:
