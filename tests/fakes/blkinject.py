@@ -8,26 +8,19 @@ memory, disk and the journal's file stay; the next worker has nothing else to go
 
 from __future__ import annotations
 
-import atexit
 import functools
-import importlib.util
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from cffi import FFI
 
 from tests.fakes.blk import DATA_PAGE, LAYOUT_64, OKAY, RING_PAGE, FakeDisk, FakeFrontend
 from tests.fakes.hv import PAGE, PORT, FakeHypervisor
+from tests.fakes.nativebuild import compiled
 from worker.native import build
 from worker.native._block import ffi as block_ffi
 from worker.native._block import lib as block_lib
 
-ROOT = Path(__file__).parents[2]
 KILLED = -1000
 CRASHED_AT = 12
 """Offset of the crash mark in the journal's file (blk_journal.h)."""
@@ -37,32 +30,14 @@ REPLACED = ("pool",)
 @functools.cache
 def native() -> Any:
     """The module; built once per run."""
-    directory = Path(tempfile.mkdtemp(prefix="xbi"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    ffi = FFI()
-    ffi.cdef("struct iovec { void *iov_base; size_t iov_len; };")
-    for header in ("shared/native/hv_ops.h", "worker/native/blk_api.h"):
-        ffi.cdef(build.declarations(header))
-    own = ROOT / "tests/fakes/native"
-    ffi.cdef((own / "blk_inject.h").read_text())
-    sources = [
-        f"{ROOT}/worker/native/blk_{name}.c" for name in build.SOURCES if name not in REPLACED
-    ]
-    ffi.set_source(
+    sources = [f"worker/native/blk_{name}.c" for name in build.SOURCES if name not in REPLACED]
+    return compiled(
         "_blkinject",
-        '#include "blk_api.h"\n#include "blk_inject.h"',
-        sources=[*sources, str(own / "blk_inject.c")],
-        include_dirs=[str(ROOT / "worker/native"), str(own)],
-        define_macros=[("BLK_INJECT", "1")],
-        extra_compile_args=["-O1", "-Wall", "-Wextra", "-Werror", "-Wno-clobbered"],
+        declared=build.declarations("worker/native/blk_api.h"),
+        own="blk_inject",
+        sources=[*sources, "tests/fakes/native/blk_inject.c"],
+        arguments=["-DBLK_INJECT=1", "-Wno-clobbered"],
     )
-    path = ffi.compile(tmpdir=str(directory))
-    spec = importlib.util.spec_from_file_location("_blkinject", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
