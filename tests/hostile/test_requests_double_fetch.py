@@ -74,7 +74,7 @@ def test_f13_producer_changed_while_it_is_looked_at_is_judged_by_one_reading(
         assert it.run() == lib.BLK_TIMEOUT
         assert it.detach() == 0
         with it.flipping(producer=True):
-            for _ in range(3000):
+            for _ in range(5000):
                 result = it.attach(persistent=False, journal=journal, resume=True)
                 while result == 0 and (reason := it.run()) != lib.BLK_FAULT:
                     assert reason == lib.BLK_TIMEOUT

@@ -19,6 +19,7 @@
 #include "blk_flip_internal.h"
 
 #define OWNER(slot) ((uint32_t)(slot) << 16)
+#define FLIPS 64 /* before they are counted */
 #define HIGH 0xa5a50000u /* of ids; the lowest two bits are flipped */
 
 static const uint8_t OPERATIONS[] = {BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_OP_READ,
@@ -110,13 +111,13 @@ static void *flip_main(void *argument)
     uint64_t state = 0x9e3779b97f4a7c15ull;
 
     while (!__atomic_load_n(&flip->stop, __ATOMIC_ACQUIRE)) {
-        for (int i = 0; i < 64; i++) {
+        for (int i = 0; i < FLIPS; i++) {
             if (flip->producer)
                 flip_producer(flip, flip_random(&state));
             else
                 flip_request(flip, flip_random(&state));
         }
-        __atomic_fetch_add(&flip->flips, 64, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&flip->flips, FLIPS, __ATOMIC_RELAXED);
     }
     return NULL;
 }
@@ -238,11 +239,25 @@ static bool serve(struct flip *flip, const struct flip_engine *engine)
     }
 }
 
+/*
+ * Let the other thread have its turn: on a busy machine the two of them may never run at once, and
+ * what it wrote before the ring was filled is gone.
+ */
+static void wait_for_flips(struct flip *flip)
+{
+    uint64_t before = __atomic_load_n(&flip->flips, __ATOMIC_RELAXED);
+
+    while (__atomic_load_n(&flip->flips, __ATOMIC_RELAXED) < before + 2 * FLIPS)
+        sched_yield();
+}
+
 int flip_rounds(struct flip *flip, const struct flip_engine *engine, uint64_t requests)
 {
     while (flip->count.requests < requests ||
            __atomic_load_n(&flip->flips, __ATOMIC_RELAXED) < requests) {
         flip_fill(flip);
+        if (flip->count.requests / flip->config.slots % 64 == 0)
+            wait_for_flips(flip);
         if (!serve(flip, engine))
             return -1;
         check_answers(flip);
