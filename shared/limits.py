@@ -9,10 +9,15 @@ WORKER_MESSAGE_MAX: Final = 4096
 """Bytes of one message from a worker. ZeroMQ drops the connection of a peer that sends more."""
 
 SUPERVISOR_MESSAGE_MAX: Final = 256 * 1024
-"""Bytes of one message to a worker; a snapshot of both directories of a device fits."""
+"""Bytes of one message to a worker; a snapshot of both directories of a device fits. ZeroMQ drops
+the connection of a peer that sends more."""
 
 SNAPSHOT_NODES_MAX: Final = 512
 """Nodes of one directory handed to a worker; a guest that makes more is at fault."""
+
+SNAPSHOT_BYTES_MAX: Final = 96 * 1024
+"""Bytes of names and values in one directory handed to a worker: two of them, with what encoding
+adds, fit into a message. Nodes within the other bounds could be ten times that."""
 
 NODE_NAME_MAX: Final = 128
 """Characters of a node's path below the device directory."""

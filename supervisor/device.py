@@ -39,7 +39,7 @@ from supervisor import probe
 from supervisor.changes import BACKEND_LISTENS, FRONTEND_LISTENS, Changed, Changes
 from supervisor.outbox import Outbox
 from supervisor.paths import backend_path
-from supervisor.publisher import OvertakenError
+from supervisor.publisher import OvertakenError, RemadeError
 from supervisor.records import Orphan, ring_identity
 from supervisor.removal import Removal
 from supervisor.reporter import Reporter
@@ -203,8 +203,7 @@ class Device:
     def report(self, blame: Blame, text: str, *, stage: str) -> None:
         """Tell the operator: log, event stream, `status`, and the error nodes."""
         # A toolstack that waits for the device is told only what waiting will not mend.
-        before_init_wait = self.lifecycle.backend is XenbusState.INITIALISING
-        hotplug = before_init_wait and blame is Blame.OPERATOR
+        hotplug = blame is Blame.OPERATOR and self.lifecycle.backend is XenbusState.INITIALISING
         self.reporter.report(blame, text, stage, hotplug=hotplug)
         self._wake()
 
@@ -347,21 +346,24 @@ class Device:
         if self.lifecycle.worker is not phase:
             return  # it died meanwhile; its successor, started after this, has its own order
         if failure is not None:
-            stage = "initialise" if initialise else "init"
-            self.link.failed(failure.blame, str(failure), stage)
+            self.link.failed(failure.blame, str(failure), "initialise" if initialise else "init")
         elif isinstance(action, t.AskInitialise):
             self.link.file.ring_given(ring_identity(untrusted_frontend))
             nodes = {"backend": backend, "frontend": untrusted_frontend}
             self.link.ask(m.Initialise, **nodes, resume=action.resume)
         else:
+            self._outbox.made_from = backend
             self.link.ask(m.Init, backend=backend)
 
     async def _write_state(self, state: XenbusState, hotplug: bool) -> None:
         try:
             await self._outbox.write_state(state, before=self.lifecycle.backend, hotplug=hotplug)
-        except OvertakenError:
+        except OvertakenError as error:
             self._changes.backend = True
             self.feed(t.WriteFailed())
+            if isinstance(error, RemadeError):
+                self.log.warning("%s", error)
+                self.gone()  # and taken up anew, with another worker
         except HostError as error:
             self.feed(t.WriteFailed())
             if not isinstance(error, ConnectionLostError):
@@ -372,9 +374,7 @@ class Device:
             self.feed(t.WriteFailed())  # or it would seem to be on its way for ever
             raise
         else:
-            text = f"{self.lifecycle.backend} -> {state}"
-            self.log.info("%s", text)
-            self._services.events.add("state", str(self._id), text)
+            self.reporter.wrote(self.lifecycle.backend, state)
             self.since = self._services.clock()
             self.feed(t.StateWritten())
 

@@ -22,6 +22,8 @@ class Outbox:
         self._rewrite_state = False
         self._refused: m.Nodes = {}
         self._refused_rewrite = False
+        self.made_from: m.Nodes = {}
+        """The backend directory as the worker was given it for `init`."""
 
     def __bool__(self) -> bool:
         """Whether something is to be written at once."""
@@ -51,7 +53,13 @@ class Outbox:
         """Write a state with what is pending; raises as the publisher does, keeping it."""
         nodes = dict(self._pending)
         await self._publisher.write_state(
-            self._device, self._frontend_path, state, nodes, before=before, hotplug=hotplug
+            self._device,
+            self._frontend_path,
+            state,
+            nodes,
+            before=before,
+            hotplug=hotplug,
+            made_from=self.made_from if before is XenbusState.INITIALISING else {},
         )
         for name, value in nodes.items():
             if self._pending.get(name) == value:

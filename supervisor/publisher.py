@@ -7,6 +7,7 @@ Invariants:
   sees half of them.
 - Nothing is created for a device that is no more: writing a node would bring its whole directory
   back. So each transaction looks first whether the directory still is what was taken up.
+- What a worker found out at `init` is written only into the directory that it was given then.
 - A state the toolstack forced (Closing, to detach a disk) is not written over because its watch
   event had not come yet: the same look holds `state` against what it is believed to be.
 - Errors stand where tools look: `error/backend/…/error` as the kernel's backends write it
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from shared.device_id import DeviceId
@@ -51,6 +53,18 @@ class OvertakenError(HostError):
     """
 
 
+class RemadeError(OvertakenError):
+    """The backend directory is not the one its worker was initialised from: made anew meanwhile.
+
+    While the state is Initialising only that tells. It may be another guest's with the same domain
+    id, whose disk is another one.
+    """
+
+
+_OURS: Final = frozenset({"state", "online", "hotplug-status", "hotplug-error"})
+"""Nodes of a backend directory that change without its being another one."""
+
+
 class Publisher:
     """Writes for the devices below one own domain path."""
 
@@ -67,14 +81,26 @@ class Publisher:
         *,
         before: XenbusState,
         hotplug: bool,
+        made_from: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Write `state` and all that belongs to it, or nothing (S4, S12); `before` stands there.
 
+        `made_from` are nodes of the backend directory that what is written follows from.
+
         Raises:
+            RemadeError: one of `made_from` is another one now.
             OvertakenError: the device is no more, or it was given another state.
             XenstoreError: it cannot be written.
         """
-        await self._write(device, frontend_path, nodes, state=state, before=before, hotplug=hotplug)
+        await self._write(
+            device,
+            frontend_path,
+            nodes,
+            state=state,
+            before=before,
+            hotplug=hotplug,
+            made_from=made_from,
+        )
 
     async def write_nodes(
         self,
@@ -100,6 +126,7 @@ class Publisher:
         state: XenbusState | None,
         before: XenbusState | None,
         hotplug: bool,
+        made_from: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         directory = backend_path(self._own, device)
 
@@ -114,6 +141,7 @@ class Publisher:
             await self._check_there(tx, device, directory, frontend_path)
             if before is not None:
                 await self._check_state(tx, device, directory, before)
+            await self._check_same(tx, device, directory, made_from)
             await self._write_all(tx, directory, everything)
             if hotplug:
                 # What an earlier attempt could not do has been done now.
@@ -171,13 +199,22 @@ class Publisher:
         await self._store.transact(body)
 
     async def clear_error(self, device: DeviceId) -> None:
-        """Remove the error node, with the directory that was made for it; absent is fine.
+        """Remove the error node, with the directories that were made for it; absent is fine.
 
         Raises:
             XenstoreError: it cannot be removed.
         """
+        directory = error_path(self._own, device).rpartition("/")[0]
+        above = directory.rpartition("/")[0]
+
+        async def body(tx: int) -> None:
+            if not await self._store.directory(above, tx):
+                await self._store.rm(above, tx)
+
         with contextlib.suppress(NoEntryError):
-            await self._store.rm(error_path(self._own, device).rpartition("/")[0])
+            await self._store.rm(directory)
+            # One for each guest that was ever at fault would use up a driver domain's quota.
+            await self._store.transact(body)
 
     async def _write_all(self, tx: int, directory: str, nodes: Mapping[str, bytes]) -> None:
         await self._store.write_many(
@@ -194,6 +231,15 @@ class Publisher:
             there = frontend == frontend_path.encode()
         if not there:
             raise OvertakenError(f"write: {device}: {directory} is gone or another device's")
+
+    async def _check_same(
+        self, tx: int, device: DeviceId, directory: str, made_from: Mapping[str, bytes]
+    ) -> None:
+        names = [name for name in made_from if name not in _OURS]
+        found = await self._store.read_many((f"{directory}/{name}" for name in names), tx)
+        for name, value in zip(names, found, strict=True):
+            if value != made_from[name]:
+                raise RemadeError(f"write: {device}: {directory} was made anew: {name} differs")
 
     async def _check_state(
         self, tx: int, device: DeviceId, directory: str, before: XenbusState

@@ -15,12 +15,15 @@ from shared.errors import Blame, HostError
 from shared.lifecycle_types import Hold, Lifecycle
 from shared.logs import DeviceLogger
 from shared.ratelimit import RateLimit
+from shared.xenbus import XenbusState
 from shared.xenstore.errors import ConnectionLostError
 from supervisor.services import Services
 
 GUEST_BURST: Final = 10
 GUEST_PERIOD: Final = 6.0
 """Lines a guest can cause for one device: so many at once, then one per period (seconds)."""
+STATES_BURST: Final = 30
+"""As `GUEST_BURST`, of the backend's states by themselves: some boots' worth of them."""
 
 
 class Reporter:
@@ -31,6 +34,7 @@ class Reporter:
         self._services = services
         self._log = log
         self._lines = RateLimit(GUEST_BURST, GUEST_PERIOD)
+        self._states = RateLimit(STATES_BURST, GUEST_PERIOD)
         self.text = ""
         self._to_write: tuple[Blame, str, bool] | None = None
         self._written = False
@@ -99,10 +103,20 @@ class Reporter:
             self._log.warning("held: %s", after.hold.value)
             self._services.events.add("hold", str(self._device), after.hold.value)
 
+    def wrote(self, before: XenbusState, state: XenbusState) -> None:
+        """Log a state that stands in xenstore now (S4); a guest can have them change for ever."""
+        if self._allows(self._states):
+            text = f"{before} -> {state}"
+            self._log.info("%s", text)
+            self._services.events.add("state", str(self._device), text)
+
     def guest_may_log(self) -> bool:
         """Whether one more line or event that a guest caused is within bounds."""
-        if not self._lines.allow(self._services.clock()):
+        return self._allows(self._lines)
+
+    def _allows(self, limit: RateLimit) -> bool:
+        if not limit.allow(self._services.clock()):
             return False
-        if suppressed := self._lines.take_suppressed():
-            self._log.warning("%d lines were left out", suppressed)
+        if suppressed := limit.take_suppressed():
+            self._log.warning("suppressed %d lines like the next one", suppressed)
         return True

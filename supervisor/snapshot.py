@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Reads a device directory as a whole, for the worker.
 
-Bounds: a frontend may fill its directory with anything, so at most `SNAPSHOT_NODES_MAX` nodes in
-`DEPTH_MAX` levels are read, and what is beyond a bound is that guest's fault. All values are as
-the guest left them; the worker validates.
+Bounds: a frontend may fill its directory with anything, so at most `SNAPSHOT_NODES_MAX` nodes of
+`SNAPSHOT_BYTES_MAX` bytes in `DEPTH_MAX` levels are read, and what is beyond a bound is that
+guest's fault. All values are as the guest left them; the worker validates.
 
 A node is looked into for children only where its value is empty. xenstored makes missing parents
 with an empty value, and no device protocol gives a value to a node that has children; looking
@@ -16,7 +16,12 @@ import asyncio
 from typing import Final
 
 from shared.errors import BlamedError, ConfigError, GuestFault
-from shared.limits import NODE_NAME_MAX, NODE_VALUE_MAX, SNAPSHOT_NODES_MAX
+from shared.limits import (
+    NODE_NAME_MAX,
+    NODE_VALUE_MAX,
+    SNAPSHOT_BYTES_MAX,
+    SNAPSHOT_NODES_MAX,
+)
 from shared.messages import Nodes
 from shared.xenstore.errors import AccessDeniedError, ConnectionLostError, NoEntryError
 from supervisor.store import Store
@@ -76,6 +81,7 @@ class _OutOfBoundsError(Exception):
 
 async def _read(store: Store, root: str) -> Nodes:
     untrusted_nodes: Nodes = {}
+    size = 0
     level = [""]
     for _ in range(DEPTH_MAX):
         if len(level) == 1:
@@ -97,6 +103,9 @@ async def _read(store: Store, root: str) -> Nodes:
                 continue
             if len(name) - 1 > NODE_NAME_MAX or len(value) > NODE_VALUE_MAX:
                 raise _OutOfBoundsError(f"node {name[1:33]!r} is too long")
+            size += len(name) + len(value)
+            if size > SNAPSHOT_BYTES_MAX:
+                raise _OutOfBoundsError(f"more than {SNAPSHOT_BYTES_MAX} bytes of nodes")
             untrusted_nodes[name[1:]] = value
             if not value:
                 level.append(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What tests against hostile guests share."""
+"""One scene for the tests of each file: they leave it as they found it, which it asserts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
+from tests.hostile.scene import Scene, running_scene
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """A running xenbackd, an innocent guest under verified I/O, room for a hostile one."""
+    with running_scene() as it:
+        yield it
 
 
 @pytest.fixture

@@ -83,7 +83,8 @@ class BlockDevice(Device):
         except BaseException:
             self._close_image()
             raise
-        self.log.info("image: %s: %d sectors", path, self._image.sectors)
+        # A guest that starts anew without end has it opened each time.
+        self.log.guest(logging.INFO, "image: %s: %d sectors", path, self._image.sectors)
         return self._features(self._image, discard=discard)
 
     def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:
