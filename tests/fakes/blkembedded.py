@@ -76,11 +76,16 @@ class EmbeddedBench:
         reason: int = lib.blk_run(self.device, list(wake), len(wake), timeout_ms)
         return reason
 
+    def submit(self, operation: int, sector: int, segments: Sequence[Segment]) -> None:
+        """Put and publish one request."""
+        head = struct.pack("<BBHxxxxQQ", operation, len(segments), 0, 4711, sector)
+        raw = head + b"".join(struct.pack("<IBBxx", *one) for one in segments)
+        self.guest.ring.raw_submit(raw)
+
     def ask(self, operation: int, sector: int, segments: Sequence[Segment]) -> int:
         """One request; its status."""
         ring = self.guest.ring
-        head = struct.pack("<BBHxxxxQQ", operation, len(segments), 0, 4711, sector)
-        ring.raw_submit(head + b"".join(struct.pack("<IBBxx", *one) for one in segments))
+        self.submit(operation, sector, segments)
         while ring.index(RSP_PROD) != ring.index(REQ_PROD):
             assert self.run() == lib.BLK_TIMEOUT
         response = ring.raw_response()

@@ -28,6 +28,7 @@ from tests.fakes.blk import (
 )
 
 TOP = 1 << 64
+WILD_PAGES = 64
 NAMES = {READ: "read", WRITE: "write", FLUSH: "flush", DISCARD: "discard"}
 
 
@@ -115,10 +116,13 @@ class RecordingDisk(FakeDisk):
         return super()._discard(context, offset, length)
 
 
-def wild_requests(layout: Layout, rules: Rules, count: int, seed: int) -> Iterator[bytes]:
+def wild_requests(
+    layout: Layout, rules: Rules, count: int, seed: int, first_ref: int = 100
+) -> Iterator[bytes]:
     """Slots of which each field is good, just not good, far off or anything, by chance.
 
-    References are those of `bench`; the id is any number, and comes again now and then.
+    `WILD_PAGES` references from `first_ref` on must be granted; `bench` does that from 100 on. The
+    id is any number, and comes again now and then.
     """
     chance = random.Random(seed)
     end = rules.sectors
@@ -140,7 +144,7 @@ def wild_requests(layout: Layout, rules: Rules, count: int, seed: int) -> Iterat
         sector = chance.choice(far if chance.random() < 0.1 else sectors)
         struct.pack_into("<Q", raw, layout.sector, sector)
         for i in range(11):
-            ref = 100 + chance.randrange(64)
+            ref = first_ref + chance.randrange(WILD_PAGES)
             struct.pack_into("<IBB", raw, layout.segments + 8 * i, ref, *chance.choice(edges))
         if discard:
             length = chance.choice([*far, 0, 1, 8, 16, end - 8, end, end + 1])

@@ -9,6 +9,7 @@ tests/process/test_embedded_grants.py.
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,23 @@ def test_f23_one_page_in_every_segment_is_the_guest_s_own_affair(it: EmbeddedBen
     assert it.ask(READ, 88, [(ref, 0, 7)] * 11) == OKAY
     assert bytes(it.guest.domain.page(frame)) == it.content()[168 * 512 :][:4096]
     assert it.mapped() <= mapped + 1
+
+
+def test_f23_ring_as_a_page_for_data_is_the_guest_s_own_end(directory: Path) -> None:
+    """A guest may read from the disk into its own ring, and write the ring to the disk: whatever
+    indices that makes, they are judged like any; then the ring is faulted or served, and all of
+    it is given back."""
+    for content in (b"\0" * 4096, b"\xff" * 4096, os.urandom(4096), struct.pack("<I", 3) * 1024):
+        for persistent in (False, True):
+            with embedded_bench(directory, persistent=persistent) as it:
+                ring = int(it.guest.nodes["ring-ref"])
+                assert it.ask(WRITE, 0, [(ring, 0, 7)]) == OKAY
+                os.pwrite(it.file, content, 4096)
+                it.submit(READ, 8, [(ring, 0, 7)])
+                for _ in range(3):
+                    assert it.run() in (lib.BLK_TIMEOUT, lib.BLK_FAULT)
+                it.detach()
+                assert it.mapped() == 1
 
 
 def test_f23_page_taken_back_before_its_first_use_is_refused(it: EmbeddedBench) -> None:
