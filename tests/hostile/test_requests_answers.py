@@ -13,6 +13,8 @@ import pytest
 
 from tests.fakes.blk import (
     DISCARD,
+    EAGAIN,
+    EIO,
     EOPNOTSUPP,
     ERROR,
     FLUSH,
@@ -26,6 +28,7 @@ from tests.fakes.blk import (
     Layout,
     bench,
 )
+from worker.native._block import lib
 
 BOTH = pytest.mark.parametrize("layout", [LAYOUT_64, LAYOUT_32], ids=["x86_64", "x86_32"])
 GRANTS = pytest.mark.parametrize("persistent", [False, True], ids=["copy", "persistent"])
@@ -132,3 +135,27 @@ def test_f24_read_of_part_of_a_page_leaves_its_rest_alone(layout: Layout, persis
             page = bytes(it.hypervisor.page(16 + number))
             before, after = b"\x5e" * 512 * number, b"\x5e" * 512 * (7 - number)
             assert page == before + b"D" * 512 + after
+
+
+@BOTH
+@ORDER
+def test_f24_outcome_of_a_request_is_not_that_of_the_next_in_its_place(
+    layout: Layout, journal: bool, journal_file: int
+) -> None:
+    """A ring full of requests that the disk fails, then one that it serves at once, then one that
+    is refused, in the same slots and buffers: each answer is of its own request."""
+    failing = True
+    disk = FakeDisk(
+        nowait=lambda _operation, _offset: EAGAIN if failing else 0,
+        fail=lambda _operation, _offset: EIO,
+    )
+    with bench(layout=layout, disk=disk, attach=False, engine=lib.BLK_ENGINE_AUTO) as it:
+        fd = journal_file if journal else -1
+        assert it.attach(journal_fd=fd, journal=journal) == 0
+        for status in (ERROR, OKAY, EOPNOTSUPP, OKAY):
+            failing = status == ERROR
+            operation = 200 if status == EOPNOTSUPP else READ
+            for n in range(32):
+                # Not one behind the other, so that each is a call of its own; and in one piece.
+                it.frontend.put(operation, n, 24 * (n % 5) + (n // 5 % 2) * 8, [(100 + n, 0, 7)])
+            assert sorted(it.serve_all(32)) == [(n, operation, status) for n in range(32)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.blk import LAYOUT_64, OKAY, READ, Bench, FakeDisk, bench
+from tests.fakes.blk import OKAY, READ, Bench, FakeDisk, bench
 from tests.fakes.hv import PORT, FakeHypervisor
 from worker.native._block import lib
 
@@ -142,15 +142,16 @@ def test_f14_guest_that_never_takes_its_answers_costs_nothing(
         assert it.counters()["rd_req"] == 100 * SLOTS
 
 
+@STARTS
 @pytest.mark.parametrize(
     ("ahead", "batches_with_event"), [(1, 20), (0, 0), (SLOTS + 1, 0), (1 << 31, 0), (TOP - 1, 0)]
 )
 def test_f14_rsp_event_asks_for_one_event_per_batch_at_most(
-    ahead: int, batches_with_event: int
+    start: int, ahead: int, batches_with_event: int
 ) -> None:
     """A guest that wants to be told of each response is told once per batch; one that asks for
     nothing, the past or the far future is told nothing."""
-    with bench() as it:
+    with bench(start=start) as it:
         for _ in range(20):
             for ident in range(SLOTS):
                 it.frontend.put(READ, ident, 0, PAGE0)
@@ -234,9 +235,3 @@ def test_f15_request_without_an_event_is_found_when_the_worker_looks() -> None:
             assert it.frontend.answers() == [(ident, READ, OKAY)]
         assert it.counters()["wakeups"] == 0
         assert it.hypervisor.waits <= 1000
-
-
-def test_f13_layouts_have_the_ring_this_file_assumes() -> None:
-    """One page of 64-bit requests holds as many slots as counted with above."""
-    with bench(layout=LAYOUT_64) as it:
-        assert it.frontend.slots == SLOTS
