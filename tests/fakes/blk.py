@@ -163,6 +163,11 @@ class FakeFrontend:
             struct.pack_into("<Q", slot, layout.segments, sectors)
         self.req_prod = (self.req_prod + 1) & 0xFFFFFFFF
 
+    def put_raw(self, raw: bytes) -> None:
+        """Write a slot's bytes as they are."""
+        self.slot(self.req_prod)[: len(raw)] = raw
+        self.req_prod = (self.req_prod + 1) & 0xFFFFFFFF
+
     def push(self) -> None:
         """Publish what was put."""
         self.write_index(0, self.req_prod)
@@ -254,13 +259,14 @@ def bench(
     attach: bool = True,
     persistent: bool = False,
     disk: FakeDisk | None = None,
+    hypervisor: FakeHypervisor | None = None,
     pages: int = 96,
     **options: Any,
 ) -> Iterator[Bench]:
     """A device on a fake disk (or on `fd`), its ring started at an index, references 100 + n
     granted for data page n.
     """
-    hypervisor = FakeHypervisor(pages)
+    hypervisor = hypervisor or FakeHypervisor(pages)
     disk = disk or FakeDisk()
     for page in range(DATA_PAGE, pages):
         hypervisor.grant(100 + page - DATA_PAGE, page)

@@ -8,23 +8,17 @@ memory, disk and the journal's file stay; the next worker has nothing else to go
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
-import importlib.util
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cffi import FFI
-
-from shared.native.declarations import ROOT, declarations
+from shared.native.declarations import declarations
 from tests.fakes.blk import DATA_PAGE, LAYOUT_64, OKAY, READ, RING_PAGE, FakeDisk, FakeFrontend
 from tests.fakes.hv import PAGE, PORT, FakeHypervisor
+from tests.fakes.nativebuild import compiled
 from worker.native import build
 from worker.native._block import ffi as block_ffi
 from worker.native._block import lib as block_lib
@@ -38,31 +32,14 @@ REPLACED = ("pool",)
 @functools.cache
 def native() -> Any:
     """The module; built once per run."""
-    directory = Path(tempfile.mkdtemp(prefix="xbi"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    ffi = FFI()
-    ffi.cdef("struct iovec { void *iov_base; size_t iov_len; };")
-    ffi.cdef(declarations(*build.HEADERS))
-    own = ROOT / "tests/fakes/native"
-    ffi.cdef((own / "blk_inject.h").read_text())
-    sources = [
-        f"{ROOT}/worker/native/blk_{name}.c" for name in build.SOURCES if name not in REPLACED
-    ]
-    ffi.set_source(
+    sources = [f"worker/native/blk_{name}.c" for name in build.SOURCES if name not in REPLACED]
+    return compiled(
         "_blkinject",
-        '#include "blk_api.h"\n#include "blk_inject.h"',
-        sources=[*sources, str(own / "blk_inject.c")],
-        include_dirs=[str(ROOT / "worker/native"), str(own)],
-        define_macros=[("BLK_INJECT", "1")],
-        extra_compile_args=["-O1", "-Wall", "-Wextra", "-Werror", "-Wno-clobbered"],
+        declared=declarations(*build.HEADERS),
+        own="blk_inject",
+        sources=[*sources, "tests/fakes/native/blk_inject.c"],
+        arguments=["-DBLK_INJECT=1", "-Wno-clobbered"],
     )
-    path = ffi.compile(tmpdir=str(directory))
-    spec = importlib.util.spec_from_file_location("_blkinject", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class FakeHypervisor:
         self.grants: dict[int, tuple[int, bool]] = {}
         """Reference to (page number, writable)."""
         self.event = os.eventfd(0, os.EFD_NONBLOCK)
+        self.waits = 0
+        """How often the loop looked at its descriptors, or slept on them."""
         self.pending_ports: list[int] = []
         self.notified: list[int] = []
         self.unmasked: list[int] = []
@@ -51,7 +53,7 @@ class FakeHypervisor:
 
     def _table(self) -> Any:
         callbacks = {
-            "evtchn_fd": ("int(void *)", lambda _: self.event),
+            "evtchn_fd": ("int(void *)", self._evtchn_fd),
             "notify": ("int(void *, uint32_t)", self._notify),
             "pending": ("int(void *)", self._pending),
             "unmask": ("int(void *, uint32_t)", self._unmask),
@@ -90,6 +92,10 @@ class FakeHypervisor:
         self.ops = self._base = None
         os.close(self.event)
         os.close(self._fd)
+
+    def _evtchn_fd(self, _: Any) -> int:
+        self.waits += 1
+        return self.event
 
     def _notify(self, _: Any, port: int) -> int:
         self.notified.append(port)

@@ -178,8 +178,11 @@ static int sleep_for_work(struct run *run)
     if (reason >= 0)
         return reason;
     now = monotonic_ns();
-    /* Twice, for the wake-up itself takes about as long as a budget worth having. */
-    if (now - run->idle_since < 2ull * dev->config.poll_us * 1000)
+    /*
+     * Twice, for the wake-up itself takes about as long as a budget worth having. Only for work:
+     * a guest that rings without any shall not make us watch all the time (XSA-332).
+     */
+    if (has_work(dev) && now - run->idle_since < 2ull * dev->config.poll_us * 1000)
         poll_more(dev);
     else
         poll_less(dev);
