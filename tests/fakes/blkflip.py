@@ -14,9 +14,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from shared.native.declarations import declarations
 from tests.fakes.blk import Layout
 from tests.fakes.nativebuild import compiled
-from shared.native.declarations import declarations
 from worker.native import build
 from worker.native._block import ffi as block_ffi
 from worker.native._block import lib as block_lib

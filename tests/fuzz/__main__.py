@@ -128,7 +128,9 @@ def _python(wanted: Sequence[str]) -> list[Fuzzer]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="in total, building not counted")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="in total, building not counted"
+    )
     parser.add_argument("--target", action="append", choices=TARGETS, help="only this one")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")

@@ -11,6 +11,7 @@ from config.model import Config, DeviceTimeouts, TypeConfig
 from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import Blame
+from shared.lifecycle_types import Hold
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
 from tests.fakes.supervisor_world import ERROR, VBD, world_of
 
