@@ -20,7 +20,7 @@ from shared.control import Done, Events, EventsReply, RestartRolling, StatusRepl
 from shared.embedded.guest.load import LoadConfig
 from shared.errors import ConfigError, HostError
 from supervisor import upgrade
-from supervisor.cli.client import RefusedError
+from supervisor.cli.client import RefusedError, UnavailableError
 from tests.process.lab_world import CONFIG, DEADLINE, World, running_world
 
 LOAD = LoadConfig(rw="randrw", depth=8, total=2048 * 4096, verify=True, size=1 << 20)
@@ -33,14 +33,18 @@ def world() -> Iterator[World]:
         yield it
 
 
+def answers(world: World, upgrades: int) -> bool:
+    """Whether an image of that number serves; the one before it may go away at any moment."""
+    try:
+        now = world.lab.status()
+    except UnavailableError:
+        return False
+    return now.upgrades >= upgrades and now.xenstore == "connected"
+
+
 def upgraded(world: World, before: StatusReply) -> StatusReply:
     """Wait for the next image; the neighbour's worker is adopted and its I/O goes on."""
-    assert world.lab.supervisor is not None
-    world.lab.wait(
-        lambda: world.lab.answers() and world.lab.status().upgrades > before.upgrades,
-        60,
-        "the new image",
-    )
+    world.lab.wait(lambda: answers(world, before.upgrades + 1), 60, "the new image")
     now = world.lab.wait_connected(world.neighbour.device)
     assert now.pid == world.neighbour.pid
     world.neighbour.works_on()
