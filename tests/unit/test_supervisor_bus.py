@@ -92,7 +92,7 @@ def test_bus_answers_that_were_asked_for_do_not_use_up_a_workers_budget(
         ours.open()
         worker = context.socket(zmq.DEALER)
         worker.connect(f"ipc://{path}")
-        ours.expect(DEVICE, 1, os.getpid(), said)
+        ours.expect(DEVICE, 1, os.getpid(), 0, said)
 
         async def hears(message: FromWorker) -> None:
             worker.send(encode(message))
