@@ -47,7 +47,7 @@ verdicts = st.sampled_from((ALLOW, errno_verdict(1), errno_verdict(38)))
 clauses = st.lists(
     st.builds(Clause, verdicts, st.lists(arguments(), max_size=3).map(tuple)), max_size=3
 )
-policies = st.dictionaries(st.integers(0, 450), clauses, max_size=60)
+policies = st.dictionaries(st.integers(0, 450), clauses, max_size=25)
 
 
 def expected(
@@ -60,7 +60,7 @@ def expected(
     return default
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(policies, st.sampled_from((X86_64, AARCH64)), st.data())
 def test_assemble_any_rules_decide_as_the_rules_say(
     calls: dict[int, list[Clause]], machine: Machine, data: st.DataObject
