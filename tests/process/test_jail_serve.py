@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from shared.control import Show, ShowReply
-from tests.process.lab_world import DEADLINE, World, running_world
+from shared.embedded.guest.load import LoadConfig
+from tests.process.lab_world import CONFIG, DEADLINE, Guest, World, running_world
+
+SEALED = {"handler": "block", "options": {"grants": "sealed"}}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -19,7 +22,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     """A running xenbackd with a neighbour and the default jail; the hypervisor outlives it."""
-    with running_world(own_hypervisor=True) as it:
+    with running_world(
+        {**CONFIG, "types": {"vbd": {"handler": "block"}, "qdisk": SEALED}}, own_hypervisor=True
+    ) as it:
         yield it
 
 
@@ -85,6 +90,29 @@ def test_jail_medium_changed_while_closed_is_served_by_a_successor(world: World)
         second = world.lab.wait_connected(guest.device)
         assert second.pid != first.pid
         assert (second.generation, second.failures, second.error) == (2, 0, "")
+
+
+def test_jail_seals_grants_once_all_pages_were_seen(world: World) -> None:
+    """A ring used to the full shows all its pages; I/O then goes on without the right to map.
+
+    The right is gone for ever, so who connects anew gets another worker, which is no failure.
+    """
+    all_pages = LoadConfig(rw="read", block_size=45056, depth=64, total=640 * 45056, data_pages=704)
+    with world.untouched(), world.guest(kind="qdisk") as guest:
+        assert guest.disk.connect(DEADLINE).slots == 64  # four pages more could not be kept mapped
+        assert guest.disk.run_load(all_pages).ok
+        first = world.lab.wait_device(guest.device, lambda _: _sealed(world, guest))
+        assert first.counters["persistent_grants"] == 704
+        guest.works()
+
+        guest.disk.reconnect(DEADLINE)
+        guest.works()
+        second = world.lab.wait_connected(guest.device)
+        assert (second.generation, second.failures) == (2, 0)
+
+
+def _sealed(world: World, guest: Guest) -> bool:
+    return any("grants: sealed, 704 mapped" in line for line in world.log_of(guest))
 
 
 def test_jail_is_told_again_to_the_supervisor_that_adopts(world: World) -> None:

@@ -137,3 +137,43 @@ def test_block_copy_buffers_used_up_leaves_requests_in_the_ring() -> None:
 
         disk.gate.set()
         assert it.serve_all(100) == [(ident, READ, OKAY) for ident in range(100)]
+
+
+def test_block_sealed_serves_what_is_mapped_and_refuses_every_other_page() -> None:
+    """Once enough references were seen nothing is mapped or copied, for whatever is asked."""
+    with bench(persistent=True, max_persistent=2) as it:
+        it.frontend.put(READ, 1, 0, [(100, 0, 7)])
+        it.serve()
+        assert not it.status().sealable
+        it.frontend.put(READ, 2, 0, [(101, 0, 7)])
+        it.serve()
+        assert it.status().sealable
+        lib.blk_seal(it.device)
+        calls = (list(it.hypervisor.map_calls), list(it.hypervisor.copies))
+
+        it.frontend.put(READ, 3, 0, [(100, 0, 7), (101, 0, 7)])
+        it.frontend.put(READ, 4, 0, [(102, 0, 7)])
+        it.frontend.put(WRITE, 5, 0, [(101, 0, 7), (9999, 0, 7)])
+        it.frontend.put(WRITE, 6, 0, [(101, 0, 7)])
+        answers = it.serve()
+        assert sorted(answers) == [
+            (3, READ, OKAY),
+            (4, READ, ERROR),
+            (5, WRITE, ERROR),
+            (6, WRITE, OKAY),
+        ]
+        assert (it.hypervisor.map_calls, it.hypervisor.copies) == calls
+        assert it.counters()["grant_errors"] == 2
+        assert not it.status().sealable
+
+        assert it.detach() == 0
+        assert sum(it.hypervisor.mapped.values()) == 0
+
+
+def test_block_without_persistent_grants_is_never_sealable() -> None:
+    """Whoever has to copy can never do without."""
+    with bench(max_persistent=2) as it:
+        for ident in range(4):
+            it.frontend.put(READ, ident, 0, [(100 + ident, 0, 7)])
+        it.serve()
+        assert not it.status().sealable

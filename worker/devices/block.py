@@ -25,6 +25,7 @@ from shared.hypervisor.interface import Mapping
 from shared.messages import Nodes
 from worker.device import Device, RenewalError
 from worker.devices.image import Image, measure_again, open_image, parse_params
+from worker.jail import seccomp
 from worker.native._block import ffi, lib
 from worker.nodes import BackendNodes, FrontendNodes
 
@@ -59,6 +60,8 @@ class BlockDevice(Device):
     _mode_writable = False
     _stray_events = 0
     _poisoned = 0
+    _sealed = False
+    """No grant can be mapped or copied any more."""
 
     @classmethod
     def max_grants(cls, options: BlockOptions) -> int:
@@ -96,7 +99,9 @@ class BlockDevice(Device):
         refs = self._ring_refs(frontend)
         remote_port = frontend.integer("event-channel", 1, PORT_MAX)
         protocol = frontend.choice("protocol", PROTOCOLS, default=PROTOCOLS[0])
-        persistent = self.options.grants == "persistent" and frontend.flag("feature-persistent")
+        persistent = self.options.grants != "copy" and frontend.flag("feature-persistent")
+        if self.options.grants == "sealed" and not persistent:
+            self.log.warning("grants: cannot be sealed: the frontend has no persistent ones")
         self._ring = self.grant_table.map(self.device.domid, refs, writable=True)
         try:
             self.bind(remote_port)
@@ -150,15 +155,31 @@ class BlockDevice(Device):
             HostError: the event-channel handle broke.
         """
         reason = lib.blk_run(self._native, list(wake_fds), len(wake_fds), int(timeout * 1000) + 1)
-        self._report(self._status())
+        status = self._status()
+        self._report(status)
+        if status.sealable and self.options.grants == "sealed":
+            self._seal()
         if reason == lib.BLK_FAULT:
             raise self._fault()
 
     # --- parts
 
+    def _seal(self) -> None:
+        """The frontend has shown all pages it can need: from now on no other can be had.
+
+        Without a jail only this program keeps to that; with one the kernel does.
+        """
+        if self.jailed:
+            seccomp.seal()
+        lib.blk_seal(self._native)
+        self._sealed = True
+        self.log.info("grants: sealed, %d mapped", self.counters()["persistent_grants"])
+
     def _take_image(self, path: str, *, writable: bool) -> Image:
         """The image that is open if it is the right one; otherwise opened, if files can be."""
         self._close_native()
+        if self._sealed:
+            raise RenewalError("grants: sealed for the last connection")
         image = self._image
         if image is not None and (image.path, self._mode_writable) == (path, writable):
             self._image = measure_again(image)
@@ -178,9 +199,9 @@ class BlockDevice(Device):
     def _features(self, image: Image, *, discard: bool) -> Nodes:
         nodes = {
             "feature-flush-cache": b"%d" % self.options.flush,
-            "feature-persistent": b"%d" % (self.options.grants == "persistent"),
+            "feature-persistent": b"%d" % (self.options.grants != "copy"),
             "feature-discard": b"%d" % discard,
-            "max-ring-page-order": b"%d" % self.options.max_ring_page_order,
+            "max-ring-page-order": b"%d" % self.options.ring_page_order,
         }
         if discard:
             nodes["discard-granularity"] = b"%d" % image.discard_granularity
@@ -193,7 +214,7 @@ class BlockDevice(Device):
 
     def _ring_refs(self, frontend: FrontendNodes) -> list[int]:
         """The references of the ring's pages, as many as the order says."""
-        order = frontend.integer("ring-page-order", 0, self.options.max_ring_page_order, default=0)
+        order = frontend.integer("ring-page-order", 0, self.options.ring_page_order, default=0)
         names = [f"ring-ref{i}" for i in range(1 << order)]
         if order == 0 and "ring-ref0" not in frontend:
             names = ["ring-ref"]

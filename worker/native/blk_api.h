@@ -111,6 +111,7 @@ struct blk_status {
     uint32_t poisoned; /* requests given up as poison; the last one: */
     uint8_t poison_operation;
     uint64_t poison_offset, poison_length; /* bytes */
+    uint32_t sealable; /* as many pages are known as the ring can use at once, none by copy now */
 };
 
 struct blk_dev;
@@ -129,6 +130,11 @@ int blk_run(struct blk_dev *dev, const int *wake_fds, uint32_t count, int timeou
  * answer: then nothing was given back, for it may still write there.
  */
 int blk_detach(struct blk_dev *dev, int timeout_ms);
+/*
+ * From now on no grant is mapped or copied any more until the detach: requests with references that
+ * are not mapped get an error.
+ */
+void blk_seal(struct blk_dev *dev);
 /* Ends the threads and frees everything; the ring must be detached. */
 void blk_close(struct blk_dev *dev);
 

@@ -336,6 +336,7 @@ void blk_status(const struct blk_dev *dev, struct blk_status *out)
         .poison_operation = dev->poison.operation,
         .poison_offset = dev->poison.offset,
         .poison_length = dev->poison.length,
+        .sealable = grants_sealable(dev),
     };
 }
 

@@ -8,6 +8,10 @@
  *   then decides over its request alone.
  * copy: all segments of a batch in one call, before the writes and after the reads.
  *
+ * sealed: the frontend has used as many references as its ring can hold at once, so an honest one
+ *   needs no others. From then on nothing is mapped or copied: the caller takes the right to from
+ *   this process, and a request with another reference gets an error.
+ *
  * A reference that could not be mapped is remembered as such, so bad ones cost one attempt.
  */
 #include <errno.h>
@@ -69,7 +73,7 @@ static uint32_t collect_missing(struct grants *grants, struct request **batch, u
             uint32_t ref = batch[i]->segment[s].ref;
             struct grant_entry *entry = find(grants, ref);
 
-            if (entry->used || grants->entries >= grants->limit)
+            if (entry->used || grants->sealed || grants->entries >= grants->limit)
                 continue;
             *entry = (struct grant_entry){.ref = ref, .used = true, .page = NULL};
             grants->entries++;
@@ -188,6 +192,42 @@ static void run_copies(struct blk_dev *dev, uint32_t count)
     }
 }
 
+/* Give the request's segments addresses. False: it failed, one is not mapped and cannot be had. */
+static bool place_segments(struct blk_dev *dev, struct request *request)
+{
+    struct grants *grants = &dev->grants;
+
+    for (uint32_t s = 0; s < request->segments; s++) {
+        struct segment *segment = &request->segment[s];
+        struct grant_entry *entry = grants->persistent ? find(grants, segment->ref) : NULL;
+
+        if (entry && entry->used && entry->page) {
+            segment->data = entry->page + segment->offset;
+        } else if (grants->sealed) {
+            fail(dev, request);
+            return false;
+        } else {
+            bounce(grants, request, s);
+        }
+    }
+    return true;
+}
+
+bool grants_sealable(const struct blk_dev *dev)
+{
+    const struct grants *grants = &dev->grants;
+    uint32_t most = dev->ring.slots * BLKIF_MAX_SEGMENTS;
+
+    return dev->attached && grants->persistent && !grants->sealed &&
+           grants->entries >= (most < grants->limit ? most : grants->limit) &&
+           grants->bounce_free == BOUNCE_MAX;
+}
+
+void blk_seal(struct blk_dev *dev)
+{
+    dev->grants.sealed = true;
+}
+
 /* Give every segment of the batch an address here; what a write needs is there afterwards. */
 void grants_prepare(struct blk_dev *dev, struct request **batch, uint32_t count)
 {
@@ -202,15 +242,8 @@ void grants_prepare(struct blk_dev *dev, struct request **batch, uint32_t count)
     for (uint32_t i = 0; i < count; i++) {
         struct request *request = batch[i];
 
-        for (uint32_t s = 0; s < request->segments; s++) {
-            struct segment *segment = &request->segment[s];
-            struct grant_entry *entry = grants->persistent ? find(grants, segment->ref) : NULL;
-
-            if (entry && entry->used && entry->page)
-                segment->data = entry->page + segment->offset;
-            else
-                bounce(grants, request, s);
-        }
+        if (!place_segments(dev, request))
+            continue;
         build_vector(request);
         if (request->operation == BLKIF_OP_WRITE)
             copies = add_copies(grants, request, copies, 0);

@@ -93,6 +93,7 @@ struct grant_area {
 
 struct grants {
     bool persistent;
+    bool sealed; /* nothing is mapped or copied any more */
     uint32_t limit;
     uint32_t mask;    /* entries of the table - 1 */
     uint32_t entries; /* used ones */
@@ -185,6 +186,7 @@ void grants_prepare(struct blk_dev *dev, struct request **batch, uint32_t count)
 void grants_finish_reads(struct blk_dev *dev);
 void grants_release(struct blk_dev *dev, struct request *request);
 void grants_trim(struct blk_dev *dev);
+bool grants_sealable(const struct blk_dev *dev);
 int grants_detach(struct blk_dev *dev);
 
 /* blk_disk.c */
