@@ -14,6 +14,9 @@ SUPERVISOR_MESSAGE_MAX: Final = 256 * 1024
 SNAPSHOT_NODES_MAX: Final = 512
 """Nodes of one directory handed to a worker; a guest that makes more is at fault."""
 
+PUBLISHED_NODES_MAX: Final = 64
+"""Nodes one worker may have in its backend directory; a disk has about fifteen."""
+
 NODE_NAME_MAX: Final = 128
 """Characters of a node's path below the device directory."""
 

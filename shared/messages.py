@@ -10,6 +10,7 @@ sizes and refuses unknown fields.
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 import msgspec
@@ -130,15 +131,18 @@ class Disconnected(Message, frozen=True):
     """Answer to `Disconnect`: everything of the guest's has been given back."""
 
 
+Stage = Literal["alloc", "init", "initialise", "connected", "serve", "disconnect"]
+
+
 class Failed(Message, frozen=True):
     """Something failed; the worker waits for orders.
 
     With the stage "alloc" it comes in the place of Hello, and the worker ends.
     """
 
-    stage: str
-    """"alloc" (handler, options, handles, the hook), or the hook: "init", "initialise",
-    "connected", "serve" (the ring loop, a changed node), "disconnect"."""
+    stage: Stage
+    """"alloc" (handler, options, handles, the hook), or the hook; "serve" is the ring loop, or a
+    changed node."""
     blame: Blame
     text: str
 
@@ -166,7 +170,7 @@ class Present(Message, frozen=True):
     """Since the last `Init` there was a `Connected`."""
     nodes: Nodes
     """As in the last `Initialised` or `Attached`."""
-    stage: str = ""
+    stage: Stage | Literal[""] = ""
     blame: Blame | None = None
     text: str = ""
     """As in `Failed`, if something failed and the worker waits for its end; "" otherwise."""
@@ -199,6 +203,7 @@ FromWorker = (
 )
 
 COUNTERS_MAX: Final = 64
+_COUNTER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 TEXT_MAX: Final = 1024
 STEPS_MAX: Final = 64
 STEP_TEXT_MAX: Final = 200
@@ -243,6 +248,8 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
     if isinstance(message, Beat):  # nearly all messages are
         if len(message.counters) > COUNTERS_MAX:
             raise BackendBug(f"message of worker: {len(message.counters)} counters")
+        if not all(map(_COUNTER.fullmatch, message.counters)):
+            raise BackendBug("message of worker: a counter of that name")
         # MessagePack bounds them above: 64 bits.
         if min(message.counters.values(), default=0) < 0:
             raise BackendBug("message of worker: a counter below 0")

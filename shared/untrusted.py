@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Numbers out of what a guest wrote into xenstore.
+"""Numbers out of what a guest wrote into xenstore, and texts of guests and workers made harmless.
 
 Strict on purpose: `int()` also takes spaces, signs, underscores and the digits of all scripts, and
 whatever one end reads more generously than the other is a way to confuse them.
@@ -41,3 +41,22 @@ def quote(untrusted: bytes) -> str:
     """A short printable form of what a guest wrote: escaped, cut, safe in a log line."""
     text = repr(untrusted[:SHOWN])[1:]
     return text + "…" if len(untrusted) > SHOWN else text
+
+
+def neutral(untrusted_text: str) -> str:
+    """Escape whatever a terminal would act on.
+
+    Error texts and nodes may hold bytes of a guest's choice: escape sequences that rewrite the
+    screen, newlines that forge a line, characters that turn the direction of writing. Everything
+    that is not printable becomes `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`; the result is one line.
+    """
+    if untrusted_text.isprintable():
+        return untrusted_text
+    return "".join(one if one.isprintable() else _escape(one) for one in untrusted_text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -25,6 +25,8 @@ class JailSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Directory of the supervisor's worker socket: all that is left of the file system."""
     open_files: int
     pids: int
+    memory: int = 256
+    """MiB; also bounded where there is no control group, only more loosely."""
     cgroup: str = ""
     """Directory of its control group (v2), made by the supervisor; "" without."""
 

@@ -200,6 +200,11 @@ class Device:
 
     # --- what its worker link says (LinkOwner)
 
+    @property
+    def serving(self) -> bool:
+        """Whether its worker runs the ring."""
+        return self.lifecycle.worker is WorkerPhase.SERVING
+
     def report(self, blame: Blame, text: str, *, stage: str) -> None:
         """Tell the operator: log, event stream, `status`, and the error nodes."""
         # A toolstack that waits for the device is told only what waiting will not mend.

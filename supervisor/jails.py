@@ -79,6 +79,7 @@ class Jails:
             keep=str(self._keep),
             open_files=config.open_files,
             pids=config.pids,
+            memory=config.memory,
             cgroup="" if leaf is None else str(leaf),
         )
 

@@ -17,6 +17,10 @@ class LinkOwner(Protocol):
     def frontend_path(self) -> str:
         """Directory of its frontend."""
 
+    @property
+    def serving(self) -> bool:
+        """Whether its worker runs the ring, as far as anybody was told."""
+
     def feed(self, event: t.Event) -> None:
         """Take an event of the life cycle."""
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Tells the operator what is wrong with a device: log, event stream, `status`, xenstore.
 
-The error nodes stay until the device is Connected again or forgotten. What a guest can trigger at
-will is bounded in the log and the event stream, for each device by itself.
+Texts are one printable line, whoever wrote them. The error nodes stay until the device is Connected
+again or forgotten. What a guest can trigger at will is bounded in the log and the event stream, for
+each device by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from shared.device_id import DeviceId
 from shared.errors import Blame, HostError
 from shared.lifecycle_types import Hold, Lifecycle
 from shared.logs import DeviceLogger
+from shared.messages import TEXT_MAX
 from shared.ratelimit import RateLimit
+from shared.untrusted import neutral
 from shared.xenstore.errors import ConnectionLostError
 from supervisor.services import Services
 
@@ -44,7 +47,8 @@ class Reporter:
 
     def report(self, blame: Blame, text: str, stage: str, *, hotplug: bool) -> None:
         """Log an error and keep it for `write`; `hotplug` tells a waiting toolstack too."""
-        self.text = text
+        # It may be a worker's own words, and those of one that was taken over.
+        text = self.text = neutral(text)[:TEXT_MAX]
         line = f"{stage}: " + text.replace(f"{self._device}: ", "", 1)
         if blame is not Blame.GUEST or self.guest_may_log():
             self._log.log(logging.WARNING if blame is Blame.GUEST else logging.ERROR, "%s", line)

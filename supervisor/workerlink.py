@@ -10,7 +10,8 @@ itself and said what it is doing, and one that stays silent is killed. What a su
 supervisor must know of the worker is written down (`supervisor.records`) before it can be needed.
 
 A worker's word is worth little: the nodes it wants published are held against what its handler may
-publish (`shared.handlers`), and what makes no sense in the present phase ends it.
+publish (`supervisor.publications`), what makes no sense in the present phase ends it, and what an
+honest one may say too late or too often is not listened to.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, Blame, HostError
 from shared.handlers import HandlerInfo
-from shared.limits import SNAPSHOT_NODES_MAX
 from shared.logs import DeviceLogger
 from supervisor.budget import Admission
 from supervisor.deathwatch import DeathWatch
@@ -34,11 +34,16 @@ from supervisor.exits import blame_of, classify, describe, remark
 from supervisor.health import Health
 from supervisor.linkowner import LinkOwner
 from supervisor.policy import KIND_OF_BLAME, ExitKind, RestartPolicy
+from supervisor.publications import Publications
 from supervisor.records import Orphan, digest
 from supervisor.services import Services
 from supervisor.timer import Timer
 from supervisor.workerfile import WorkerFile
 from supervisor.workerspec import make_spec
+
+FAILURES_HEARD: Final = 8
+"""`Failed` of one worker that are told to anybody. The first one ends it; after that an honest one
+fails at what was on its way to it already, and another could fill the log until it is dead."""
 
 JAIL_RETRY: Final = 5.0
 """Seconds until a worker that there was no user id or control group for is tried again."""
@@ -58,7 +63,8 @@ class WorkerLink:
     ) -> None:
         self._device = device
         self._services = services
-        self._handler = handler
+        self._publications = Publications(handler)
+        self._failures_heard = 0
         self._owner = owner
         self._log = log
         self.type_config = type_config
@@ -85,7 +91,6 @@ class WorkerLink:
         self._deadline, self._backoff = Timer(), Timer()
         self._grace = Timer()
         """Between SIGABRT and SIGKILL."""
-        self._published: set[str] = set()
         self.file = WorkerFile(services.records)
         self._adopting = False
         """It was an earlier supervisor's and has not said yet what it is doing."""
@@ -116,7 +121,8 @@ class WorkerLink:
         self.counters = {}
         self.jail = None
         self.health.forget()
-        self._published.clear()
+        self._publications.clear()
+        self._failures_heard = 0
         self.present = True
         self._adopting = False
         services = self._services
@@ -317,6 +323,8 @@ class WorkerLink:
 
     def worker_said(self, message: m.FromWorker) -> None:
         """Take one message; who sent it is known."""
+        if self._killed:
+            return  # what it had sent by then is no news, and could be much
         self.last_seen = now = self._services.clock()
         self.health.heard(now)
         self._owner.worker_spoke()
@@ -341,7 +349,9 @@ class WorkerLink:
             case m.Publish(nodes=nodes, rewrite_state=rewrite_state):
                 self._take_nodes(nodes, rewrite_state=rewrite_state)
             case m.Failed(stage=stage, blame=blame, text=text):
-                self.failed(blame, text, stage)
+                self._failures_heard += 1
+                if self._failures_heard <= FAILURES_HEARD:
+                    self.failed(blame, text, stage)
             case m.Jailed():
                 self.jail = message
             case m.Renew():
@@ -390,14 +400,12 @@ class WorkerLink:
             self.worker_broke_protocol(_not_asked_for(self._device, type(event).__name__))
 
     def _take_nodes(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> bool:
-        refused = next((name for name in nodes if not self._handler.may_publish(name)), None)
-        if refused is None and len(self._published | nodes.keys()) > SNAPSHOT_NODES_MAX:
-            refused = "one more than it may have"
-        if refused is not None:
-            text = f"node {refused[:64]!r}: not for it to publish"
-            self.worker_broke_protocol(BackendBug(f"message of worker: {self._device}: {text}"))
+        if refusal := self._publications.refusal(nodes):
+            error = BackendBug(f"message of worker: {self._device}: {refusal}")
+            self.worker_broke_protocol(error)
             return False
-        self._published |= nodes.keys()
+        if rewrite_state is not None and not self._owner.serving:
+            return True  # said before it heard that its ring is to be given back
         self._owner.nodes_given(nodes, rewrite_state=rewrite_state)
         return True
 

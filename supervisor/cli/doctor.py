@@ -115,7 +115,7 @@ def blocks(findings: list[Finding], target: str, hypervisor: str) -> list[Block]
     return result
 
 
-_SECTIONS = ("Python", "Kernel", "Host", "Real Xen", "Embedded")
+_SECTIONS = ("Python", "Kernel", "Jail", "Host", "Real Xen", "Embedded")
 
 
 def _rows(finding: Finding, target: str) -> list[list[Cell]]:

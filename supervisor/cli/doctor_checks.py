@@ -12,7 +12,7 @@ from typing import Final
 
 from config.model import Config
 from shared.hypervisor.libraries import LIBRARIES
-from supervisor.cli import doctor_xl
+from supervisor.cli import doctor_jail, doctor_xl
 from supervisor.cli.doctor_probe import Probe
 from supervisor.cli.doctor_types import BOTH, EMBEDDED, XEN, Finding, Level
 from supervisor.cli.text import plural
@@ -57,7 +57,7 @@ def all_checks(probe: Probe, config: Config, run_dir: str, devices: int) -> list
         *python(probe),
         *native_modules(probe),
         *kernel(probe),
-        *confinement(probe),
+        *doctor_jail.all_checks(probe, config),
         *descriptors(probe, devices),
         *runtime_directory(probe, run_dir),
         *xen(probe),
@@ -108,27 +108,6 @@ def kernel(probe: Probe) -> Iterator[Finding]:
         remedy = f"Linux {since} or newer has it, unless the host's policy forbids it."
         blocks = BOTH if level is Level.MISSING else ()
         yield Finding("Kernel", level, name, f"not available: {meaning}", remedy, blocks)
-
-
-def confinement(probe: Probe) -> Iterator[Finding]:
-    """What workers are jailed with: seccomp, user namespaces, control groups."""
-    if probe.exists("/proc/sys/kernel/seccomp/actions_avail"):
-        yield Finding("Kernel", Level.OK, "seccomp", "can be used")
-    else:
-        remedy = "Use a kernel with CONFIG_SECCOMP_FILTER."
-        yield Finding("Kernel", Level.WARNING, "seccomp", "not in this kernel", remedy)
-    spaces = probe.read("/proc/sys/user/max_user_namespaces")
-    if spaces is not None and spaces.isdigit() and int(spaces) > 0:
-        yield Finding("Kernel", Level.OK, "user namespaces", f"up to {spaces}")
-    else:
-        remedy = "sysctl user.max_user_namespaces=10000, if the host's policy allows."
-        yield Finding("Kernel", Level.WARNING, "user namespaces", "not allowed", remedy)
-    if probe.exists("/sys/fs/cgroup/cgroup.controllers"):
-        yield Finding("Kernel", Level.OK, "control groups", "version 2")
-    else:
-        remedy = "Boot with systemd.unified_cgroup_hierarchy=1."
-        text = "version 2 is not mounted at /sys/fs/cgroup"
-        yield Finding("Kernel", Level.WARNING, "control groups", text, remedy)
 
 
 def descriptors(probe: Probe, devices: int) -> Iterator[Finding]:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+import msgspec
+
 from shared.errors import HostError
 from shared.xenstore.blocking import BlockingXenstore
 from shared.xenstore.errors import NoEntryError
@@ -55,6 +57,15 @@ class Process:
 
     pid: int
     command: tuple[str, ...]
+
+
+class JailStep(msgspec.Struct, frozen=True):
+    """What became of one step of the jail: "done", "left out" or "failed", and why."""
+
+    step: str
+    text: str
+    outcome: Literal["done", "left out", "failed"]
+    reason: str
 
 
 class Probe(Protocol):
@@ -98,6 +109,9 @@ class Probe(Protocol):
 
     def processes(self) -> list[Process]:
         """All processes that can be seen."""
+
+    def jail(self, uid: int) -> list[JailStep] | str:
+        """The steps of a worker's jail, tried as that user; a text if they cannot be tried."""
 
     def backends(
         self, transport: Transport, socket: str, device: str
@@ -208,6 +222,16 @@ class HostProbe:
                     found.append(Process(int(entry.name), tuple(command.split("\0"))))
         return sorted(found, key=lambda process: process.pid)
 
+    def jail(self, uid: int) -> list[JailStep] | str:
+        """See `Probe`. Of the worker's code, which nothing here imports."""
+        try:
+            done = _python("-m", "worker.jail", "--json", "--uid", str(uid))
+            return msgspec.json.decode(done.stdout, type=list[JailStep])
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        except msgspec.MsgspecError:
+            return _last_line(done)
+
     def backends(
         self, transport: Transport, socket: str, device: str
     ) -> dict[str, frozenset[int]] | None:
@@ -238,18 +262,26 @@ def _import(modules: Sequence[str]) -> str:
     """Import modules in a new process; "" or the error."""
     program = f"import importlib\nfor name in {list(modules)!r}: importlib.import_module(name)"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=20,
-            check=False,
-        )
+        done = _python("-c", program)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    if done.returncode == 0:
-        return ""
+    return _last_line(done) if done.returncode else ""
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run our Python with our packages."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What it said last, which is what it failed of."""
     lines = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
     return lines[-1] if lines else f"exit status {done.returncode}"
 

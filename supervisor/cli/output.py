@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 
-from supervisor.cli.text import neutral
+from shared.untrusted import neutral
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Values as text for people: durations, amounts, rates, and bytes of a guest made harmless."""
+"""Values as text for people: durations, amounts, rates."""
 
 from __future__ import annotations
 
@@ -7,25 +7,6 @@ from typing import Final
 
 _BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL: Final = ("", "k", "M", "G", "T")
-
-
-def neutral(untrusted_text: str) -> str:
-    """Escape whatever a terminal would act on.
-
-    Error texts and nodes may hold bytes of a guest's choice: escape sequences that rewrite the
-    screen, newlines that forge a line, characters that turn the direction of writing. Everything
-    that is not printable becomes `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`; the result is one line.
-    """
-    if untrusted_text.isprintable():
-        return untrusted_text
-    return "".join(one if one.isprintable() else _escape(one) for one in untrusted_text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def duration(seconds: float) -> str:

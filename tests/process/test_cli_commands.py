@@ -216,7 +216,7 @@ def test_cli_doctor_looks_at_this_host(run_dir: Path) -> None:
     data = json.loads(done.stdout)
 
     assert data["can_serve"] is (done.returncode == 0)
-    assert {"Python", "Kernel", "Host", "Real Xen", "Embedded"} == {
+    assert {"Python", "Kernel", "Jail", "Host", "Real Xen", "Embedded"} == {
         one["section"] for one in data["findings"]
     }
     assert all(one["remedy"] for one in data["findings"] if one["level"] != "ok")
@@ -397,3 +397,19 @@ def test_client_directory_of_somebody_else_is_refused(run_dir: Path) -> None:
     os.chown(run_dir, 12345, 12345)
     with Client(run_dir) as client, pytest.raises(UnavailableError, match="somebody else"):
         client.ask(control.Status(), StatusReply)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's workers would be root")
+@pytest.mark.parametrize("arguments", [(), ("--check",)])
+def test_cli_serve_as_root_without_a_jail_refuses_unless_told(
+    run_dir: Path, arguments: tuple[str, ...]
+) -> None:
+    """Exit code 78 and what to write if that is meant; check-config notes it beforehand."""
+    file = run_dir / "x.yaml"
+    file.write_text("jail: {mode: off}\ntypes: {vbd: {handler: block}}\n")
+    done = xenbackd("--run-dir", str(run_dir), "serve", "-c", str(file), *arguments)
+    assert done.returncode == 78
+    assert "mode is off" in done.stderr
+    assert "unjailed_root: true" in done.stderr
+    done = xenbackd("check-config", str(file))
+    assert (done.returncode, "serve refuses that as root" in done.stdout) == (0, True)

@@ -24,6 +24,7 @@ from shared.worker_spec import WorkerSpec
 from supervisor.bus import Bus
 from supervisor.records import Records
 from supervisor.spawner import Spawner
+from tests.fakes.waiting import wait_until
 
 ENTRY = "tests.fakes.trivial_worker:run"
 DEVICE = DeviceId("vbd", 3, 51712)
@@ -302,6 +303,43 @@ def test_bus_stranger_that_knows_the_protocol_is_ignored(directory: Path) -> Non
                 while host.bus.dropped < 3:
                     assert isinstance(await owner.heard.get(), m.Beat)
             assert isinstance(await owner.next(), m.Beat), "our own worker is not disturbed"
+
+    asyncio.run(test())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("own", [True, False])
+def test_bus_worker_speaks_under_its_own_user_id_or_is_nobody(directory: Path, own: bool) -> None:
+    """The right process with the wrong user: it ended, and its number is somebody else's now."""
+    uid = 1_879_048_192 + 30_001
+    # Its imports are done as root: who knows where Python is installed.
+    change = f"import os\nsys.stdin.readline()\nos.setuid({uid})\ncontext ="
+    program = STRANGER.replace("context =", change, 1)
+
+    directory.chmod(0o711)
+
+    async def test() -> None:
+        async with host_in(directory) as host:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                program,
+                str(host.bus.path),
+                stdin=asyncio.subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+            owner = Owner()
+            host.bus.expect(DEVICE, 1, process.pid, uid if own else uid + 1, owner)
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            async with asyncio.timeout(DEADLINE):
+                assert await process.wait() == 0
+                if own:
+                    assert isinstance(await owner.next(), m.Hello)
+                    assert isinstance(await owner.next(), BackendBug), "of garbage"
+                    return
+            await asyncio.to_thread(wait_until, lambda: host.bus.dropped == 3, "what it said")
+            assert owner.heard.empty()
 
     asyncio.run(test())
 

@@ -11,8 +11,16 @@ import pytest
 
 from config.loader import loads
 from config.model import Config
-from supervisor.cli import doctor, doctor_checks
-from supervisor.cli.doctor_probe import FEATURES, Directory, HostProbe, Probe, Process
+from supervisor.cgroups import UNIT
+from supervisor.cli import doctor, doctor_checks, doctor_jail
+from supervisor.cli.doctor_probe import (
+    FEATURES,
+    Directory,
+    HostProbe,
+    JailStep,
+    Probe,
+    Process,
+)
 from supervisor.cli.doctor_types import EMBEDDED, XEN, Finding, Level
 
 RUN = "/run/xenbackd"
@@ -26,13 +34,18 @@ class FakeHost:
 
     paths: set[str] = field(
         default_factory=lambda: {
-            "/proc/sys/kernel/seccomp/actions_avail",
-            "/sys/fs/cgroup/cgroup.controllers",
+            "/run/systemd/system",
+            f"/sys/fs/cgroup/system.slice/{UNIT}",
         }
     )
     locked: set[str] = field(default_factory=set)
     files: dict[str, str] = field(
-        default_factory=lambda: {"/proc/sys/user/max_user_namespaces": "1000"}
+        default_factory=lambda: {
+            "/proc/self/mountinfo": "30 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+            "/sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory hugetlb pids",
+            "/etc/passwd": "root:x:0:0::/root:/bin/sh\n# comment\nnobody:x:65534:65534:::",
+            "/etc/subuid": "me:100000:65536",
+        }
     )
     sockets: set[str] = field(default_factory=set)
     directories: dict[str, Directory] = field(
@@ -46,6 +59,12 @@ class FakeHost:
     user: int = 0
     running: list[Process] = field(default_factory=list)
     stored: dict[str, frozenset[int]] | None = None
+    jailed: list[JailStep] | str = field(
+        default_factory=lambda: [
+            JailStep("cgroup", "control group", "left out", "none is delegated"),
+            JailStep("user", "user 7", "done", ""),
+        ]
+    )
 
     def exists(self, path: str) -> bool:
         return path in self.paths
@@ -85,6 +104,9 @@ class FakeHost:
 
     def processes(self) -> list[Process]:
         return self.running
+
+    def jail(self, uid: int) -> list[JailStep] | str:
+        return self.jailed
 
     def backends(
         self, transport: str, socket: str, device: str
@@ -177,6 +199,11 @@ def test_doctor_missing_part_of_xen_blocks_xen_alone(
             "native worker.native._block",
         ),
         (lambda h: h.features.discard("pidfd"), "pidfd"),
+        (lambda h: setattr(h, "jailed", "No module named worker.jail"), "trial"),
+        (
+            lambda h: h.jailed.append(JailStep("root", "empty root", "failed", "EPERM")),
+            "root",
+        ),
         (lambda h: h.directories.update({RUN: Directory(0, 0o777)}), "runtime directory"),
         (lambda h: h.directories.update({RUN: Directory(1000, 0o700)}), "runtime directory"),
         (lambda h: h.locked.add(RUN), "runtime directory"),
@@ -200,10 +227,22 @@ def test_doctor_missing_part_of_ours_blocks_both(change: Change, subject: str) -
         (lambda h: h.features.discard("landlock"), "landlock"),
         (lambda h: h.features.discard("io_uring"), "io_uring"),
         (lambda h: h.features.discard("RWF_NOWAIT"), "RWF_NOWAIT"),
-        (lambda h: h.paths.discard("/proc/sys/kernel/seccomp/actions_avail"), "seccomp"),
-        (lambda h: h.files.update({"/proc/sys/user/max_user_namespaces": "0"}), "user namespaces"),
-        (lambda h: h.files.pop("/proc/sys/user/max_user_namespaces"), "user namespaces"),
-        (lambda h: h.paths.discard("/sys/fs/cgroup/cgroup.controllers"), "control groups"),
+        (lambda h: h.files.pop("/proc/self/mountinfo"), "control groups"),
+        (
+            lambda h: h.files.update({"/sys/fs/cgroup/cgroup.controllers": "hugetlb"}),
+            "control groups",
+        ),
+        (
+            lambda h: h.paths.discard(f"/sys/fs/cgroup/system.slice/{UNIT}"),
+            "control groups",
+        ),
+        (lambda h: h.files.update({"/etc/passwd": "x:x:1879048192:7::/:"}), "user ids"),
+        (lambda h: h.files.update({"/etc/group": "x:x:1879080959:"}), "user ids"),
+        (lambda h: h.files.update({"/etc/subgid": "me:1879000000:65536"}), "user ids"),
+        (
+            lambda h: h.jailed.append(JailStep("files", "no files", "left out", "no Landlock")),
+            "files",
+        ),
         (lambda h: setattr(h, "limit", 100), "open descriptors"),
         (lambda h: h.files.pop("/proc/xen/capabilities"), "xenfs"),
         (lambda h: h.paths.discard("/dev/xen/privcmd"), "/dev/xen/privcmd"),
@@ -222,6 +261,38 @@ def test_doctor_less_than_the_best_is_a_warning(change: Change, subject: str) ->
     assert finding.level is Level.WARNING
     assert finding.remedy != ""
     assert verdict(host, XEN, VBD)
+
+
+def test_doctor_jail_says_what_holds_and_whose_the_numbers_are() -> None:
+    """Each step that works, nobody in the range, and control groups by their unit."""
+    host = dom0()
+    found = examine(host)
+
+    assert (found["user"].level, found["user"].text) == (Level.OK, "user 7")
+    assert found["user ids"].text == "1879048192..1879080959: nobody else's"
+    assert UNIT in found["control groups"].text
+    assert "cgroup" not in found
+    host.paths.discard("/run/systemd/system")
+    assert "group of its own" in examine(host)["control groups"].text
+
+
+def test_doctor_jail_of_another_user_asks_for_no_numbers() -> None:
+    """Its workers stay who they are."""
+    host = FakeHost()
+    host.user = 1000
+
+    assert "user ids" not in examine(host)
+
+
+def test_doctor_names_what_the_configuration_does_without() -> None:
+    """At the key, and each range of numbers is looked at."""
+    text = "types: {vbd: {handler: block, jail: {mode: log, uid_base: 100000, uids: 9}}}"
+    checks = doctor_checks.all_checks(FakeHost(), loads(text, "x.yaml"), RUN, 1)
+    found = [one.text for one in checks if one.section == doctor_jail.SECTION]
+
+    assert found[0].startswith("log: vbd")
+    assert "100000..100008: also containers of me in /etc/subuid" in found
+    assert "1879048192..1879080959: nobody else's" in found
 
 
 def test_doctor_conflicts_do_not_matter_for_types_that_are_off() -> None:

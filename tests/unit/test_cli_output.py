@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.control import Event
+from shared.untrusted import neutral
 from supervisor.cli import output
 from supervisor.cli.output import Cell, Column, make_table
-from supervisor.cli.text import amount, duration, neutral, plural, size
+from supervisor.cli.text import amount, duration, plural, size
 
 
 class Terminal(io.StringIO):

@@ -15,6 +15,7 @@ from config import schema
 from config.block import BlockOptions
 from config.loader import load, loads
 from config.model import Config, RestartConfig
+from supervisor.cgroups import CONTROLLERS, UNIT
 
 FOLDER = Path(schema.__file__).parent
 DEFAULT_FILE = FOLDER / "xenbackd.yaml"
@@ -102,12 +103,12 @@ def test_schema_refuses_unknown_keys_in_every_section() -> None:
     assert {False} == {one["additionalProperties"] for one in definitions.values()}
 
 
-def unit() -> configparser.ConfigParser:
-    """The systemd unit."""
+def unit(name: str = "xenbackd.service") -> configparser.ConfigParser:
+    """A systemd unit."""
     # strict=True refuses a directive that stands twice by mistake.
     parser = configparser.ConfigParser(strict=True, interpolation=None, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    parser.read(FOLDER / "xenbackd.service")
+    parser.read(FOLDER / name)
     return parser
 
 
@@ -124,6 +125,33 @@ def unit() -> configparser.ConfigParser:
 def test_service_has_what_a_supervisor_of_workers_needs(key: str, expected: str) -> None:
     """Workers are stopped by their supervisor, outlive its crash, and its exit codes are known."""
     assert expected == unit()["Service"][key]
+
+
+def test_service_leaves_the_jail_what_it_needs() -> None:
+    """Namespaces and capabilities of the steps in worker/jail, images and devices anywhere."""
+    service = unit()["Service"]
+
+    assert set(service["RestrictNamespaces"].split()) == {"mnt", "net", "ipc", "uts"}
+    assert {"CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"} <= set(
+        service["CapabilityBoundingSet"].replace("\\", " ").split()
+    )
+    assert "@mount" not in service["SystemCallFilter"]
+    assert "@privileged" not in service["SystemCallFilter"]
+    for key in ("PrivateDevices", "ProtectHome", "PrivateTmp", "ProtectControlGroups"):
+        assert key not in service
+
+
+def test_service_of_control_groups_is_what_the_supervisor_looks_for() -> None:
+    """Its name, that it is given away, and nothing that bounds the group workers are in."""
+    workers = unit(UNIT)["Service"]
+
+    assert UNIT in unit()["Unit"]["Wants"]
+    assert unit(UNIT)["Unit"]["Before"] == "xenbackd.service"
+    assert set(workers["Delegate"].split()) == set(CONTROLLERS)
+    assert (workers["KillMode"], workers["OOMPolicy"]) == ("process", "continue")
+    assert "Delegate" not in unit()["Service"]
+    for key in ("PrivateDevices", "DeviceAllow", "DevicePolicy", "MemoryMax", "DynamicUser"):
+        assert key not in workers
 
 
 def test_service_waits_longer_than_the_supervisor_takes_to_stop() -> None:

@@ -92,7 +92,10 @@ def test_jail_plan_of_root_says_what_will_be_true() -> None:
 
     assert "control group /sys/fs/cgroup/x" in texts
     assert "descriptors closed but 0, 1, 2, 5, 9; 0 is /dev/null, 1 is 2" in texts
-    assert "limits: descriptors 256, threads 64; no core, queues, locked memory" in texts
+    assert (
+        "limits: descriptors 256, threads 64, data 768 MiB, mapped 1792 MiB;"
+        " no core, queues, locked memory"
+    ) in texts
     assert "event channels of domain 7 only" in texts
     assert "at most 1072 pages mapped" in texts
     assert "root directory empty but for /run/x/bus, read-only" in texts
@@ -117,7 +120,7 @@ def test_jail_plan_of_nobody_does_what_can_be_done_and_lists_the_rest() -> None:
     }
     assert [step.name for step in steps] == [step.name for step in plan(ROOT)]
     limits = next(step for step in steps if step.name == "limits")
-    assert limits.describe() == "limits: descriptors 256; no core, queues, locked memory"
+    assert limits.describe().startswith("limits: descriptors 256, data 768 MiB,")
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,8 @@ def test_jails_without_root_worker_stays_who_it_is(tmp_path: Path) -> None:
     """Everything else of the jail is as configured; mode off is no jail."""
     jails = Jails(tmp_path, None, None)
     jails.open({})
-    spec = jails.prepare(A, 1, JailConfig(mode="log", open_files=99, pids=9))
-    assert spec == JailSpec(mode="log", uid=0, keep=str(tmp_path), open_files=99, pids=9)
+    spec = jails.prepare(A, 1, JailConfig(mode="log", open_files=99, pids=9, memory=33))
+    assert spec == JailSpec(mode="log", uid=0, keep=str(tmp_path), open_files=99, pids=9, memory=33)
     assert jails.prepare(A, 2, JailConfig(mode="off")) is None
 
 

@@ -124,18 +124,39 @@ class OwnerOnly:
         os.umask(0o077)
 
 
+_STACK: Final = 8
+"""MiB of a thread's stack, as the C library takes it from the usual RLIMIT_STACK."""
+
+_MAPPED: Final = 1024
+"""MiB for the guest's pages and for code."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Resource limits (setrlimit). None on the size of files: images are as large as they are."""
+    """Resource limits (setrlimit). None on the size of files: images are as large as they are.
+
+    What is mapped counts, used or not: each thread has a stack of `_STACK`, and the guest's pages
+    are mapped too. So these bounds are loose; the tight one is that of a control group.
+    """
 
     open_files: int
     processes: int | None
     """None: the user id is shared with others, whose threads would count."""
+    memory: int
+    """MiB of data; besides it there are stacks."""
+    stacks: int
     name: str = "limits"
 
     def describe(self) -> str:
         processes = "" if self.processes is None else f", threads {self.processes}"
-        return f"limits: descriptors {self.open_files}{processes}; no core, queues, locked memory"
+        return (
+            f"limits: descriptors {self.open_files}{processes}, data {self._data} MiB,"
+            f" mapped {self._data + _MAPPED} MiB; no core, queues, locked memory"
+        )
+
+    @property
+    def _data(self) -> int:
+        return self.memory + self.stacks * _STACK
 
     def execute(self) -> None:
         limits = {
@@ -143,6 +164,9 @@ class Limits:
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_MSGQUEUE: 0,
             resource.RLIMIT_MEMLOCK: 0,
+            # Private pages that can be written (since Linux 4.7), and everything that is mapped.
+            resource.RLIMIT_DATA: self._data << 20,
+            resource.RLIMIT_AS: (self._data + _MAPPED) << 20,
         }
         if self.processes is not None:
             limits[resource.RLIMIT_NPROC] = self.processes

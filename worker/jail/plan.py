@@ -86,7 +86,8 @@ def _birth(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
     yield birth.CloseDescriptors(subject.descriptors)
     yield birth.EmptyEnvironment()
     yield birth.OwnerOnly()
-    yield birth.Limits(spec.open_files, spec.pids if _own_user(spec, facts) else None)
+    threads = spec.pids if _own_user(spec, facts) else None
+    yield birth.Limits(spec.open_files, threads, spec.memory, spec.pids)
     yield birth.NoNewPrivileges()
     for flag, name, text in birth.NAMESPACES:
         step = birth.Namespace(flag, name, text)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""A worker that its guest has taken over: does what its frontend writes into the node `attack`.
+
+Imported by the fork server, it takes the place of the handler `block`, so that all else is real:
+the jail, its list of system calls, the disk it serves. The node holds lines `name argument`, the
+names of `tests.fakes.attacks`. What came of line N it tells in its counters: `outcome_N` is 1 for
+success, an errno + 1000 for a refusal.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from shared import handlers
+from shared.handlers import HandlerInfo
+from tests.fakes.attacks import ATTACKS
+from worker.devices.block import BlockDevice
+
+SUCCESS: Final = 1
+REFUSED: Final = 1000
+
+
+class TurnedDisk(BlockDevice):
+    """Serves until it is told to attack, and goes on serving if it lives."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._outcomes: dict[str, int] = {}
+
+    def frontend_changed(self, node: str, untrusted_value: bytes | None) -> None:
+        """Attack."""
+        super().frontend_changed(node, untrusted_value)
+        if node != "attack" or not untrusted_value:
+            return
+        for number, line in enumerate(untrusted_value.decode().splitlines()):
+            name, _, argument = line.partition(" ")
+            self._outcomes[f"outcome_{number}"] = self._attack(name, argument)
+
+    def counters(self) -> dict[str, int]:
+        """What became of the attacks, when there were any."""
+        return self._outcomes or super().counters()
+
+    def _attack(self, name: str, argument: str) -> int:
+        try:
+            ATTACKS[name](argument)
+        except OSError as error:
+            return REFUSED + (error.errno or 0)
+        return SUCCESS
+
+
+handlers.BUILT_IN["block"] = HandlerInfo(module=f"{__name__}:{TurnedDisk.__name__}")
