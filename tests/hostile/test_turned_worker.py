@@ -13,6 +13,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal, NamedTuple
@@ -38,6 +40,7 @@ sys.exit(main())
 """
 
 THREADS: Final = 24
+STRANGER: Final = 65_533
 JAIL: Final[dict[str, Any]] = {
     **CONFIG,
     "jail": {"pids": THREADS, "memory": 64},
@@ -241,3 +244,30 @@ def test_turned_worker_cannot_speak_for_another(world: World) -> None:
             world.lab.wait_connected(guest.device)
             guest.works()
         world.neighbour.works_on()
+
+
+KNOCK: Final = """
+import errno, os, socket, sys
+# Not before: Python may lie where only root comes.
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+for path in sys.argv[2:]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
+        print(errno.errorcode.get(one.connect_ex(path), "open"))
+"""
+
+
+def test_other_user_of_the_host_reaches_no_socket(world: World) -> None:
+    """Neither the command line's nor the workers', which is open to every user behind its door."""
+    directory = world.lab.directory
+    directory.chmod(0o711)  # as systemd makes the runtime directory
+    sockets = [directory / "control.sock", directory / "events.sock", socket_path(directory)]
+    assert sockets[2].stat().st_mode & 0o777 == 0o666
+    done = subprocess.run(
+        [sys.executable, "-c", KNOCK, str(STRANGER), *map(str, sockets)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["EACCES"] * 3
