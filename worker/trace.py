@@ -8,20 +8,27 @@ supervisor's line about the end.
 
 Only the ring thread is traced natively: it is the one whose beats are missed, and the kernel hands
 a process's signal to the main thread first.
+
+What no code can catch (an exception in a destructor) becomes a line of the log: Python itself would
+open the source file to show it, which ends a jailed worker.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import sys
+from typing import Final
 
 from shared.errors import HostError
 from worker.native._trace import lib
 
+_log: Final = logging.getLogger("xenbackd.trace")
+
 
 def install() -> None:
-    """Install both.
+    """Install all three.
 
     Raises:
         HostError: the kernel refuses a handler.
@@ -31,3 +38,14 @@ def install() -> None:
     if error:
         raise HostError(f"signal handlers: this process: {os.strerror(-error)}")
     faulthandler.enable(sys.stderr, all_threads=True)
+    sys.unraisablehook = log_unraisable
+
+
+def log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Log what `sys.unraisablehook` is called with."""
+    _log.error(
+        "%s %r: an error nobody can catch",
+        unraisable.err_msg or "exception ignored in",
+        unraisable.object,
+        exc_info=unraisable.exc_value,
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import faulthandler
 import json
 import mmap
 import os
@@ -24,6 +23,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+import worker.trace
 from shared.worker_spec import HypervisorKind
 from worker.jail import seccomp, syscalls
 from worker.jail.filters import Mode, filter_for, this_machine
@@ -124,7 +124,8 @@ _FORBIDDEN: dict[str, tuple[tuple[int | None, int | None], tuple[int, ...]]] = {
     "modify_ldt": ((154, None), (0, 0, 0)),
     "arch_prctl": ((158, None), (0x1003, 0)),
     "settimeofday": ((164, 170), (0, 0)),
-    "sched_setscheduler": ((144, 119), (0, 0, 0)),
+    "sched_setscheduler real-time": ((144, 119), (0, 1, 0)),
+    "setsockopt": ((54, 208), (0, 1, 26, 0, 0)),
     "setpriority": ((141, 140), (0, 0, 0)),
     "landlock_create_ruleset": ((444, 444), (0, 0, 1)),
     "a number of the future": ((9999, 9999), ()),
@@ -322,7 +323,7 @@ def main() -> None:
     """Run all cases and print how they ended."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGSYS, lambda *_: os._exit(ERROR))  # in vain
-    faulthandler.enable(sys.stderr)
+    worker.trace.install()
     print(json.dumps({name: outcome(body) for name, body in cases().items()}))  # noqa: T201
 
 

@@ -49,7 +49,7 @@ def test_jail_gives_each_worker_a_user_id_of_its_own(world: World) -> None:
         guest.disk.connect(DEADLINE)
         pid = world.lab.wait_connected(guest.device).pid
         owners = {Path(f"/proc/{one}/environ").stat().st_uid for one in (pid, world.neighbour.pid)}
-        uids = {_uid(one) for one in (pid, world.neighbour.pid)}
+        uids = {_field(one, "Uid") for one in (pid, world.neighbour.pid)}
 
         assert owners == {0}  # not dumpable: what /proc shows of it is root's
         assert len(uids) == 2
@@ -120,14 +120,16 @@ def test_jail_is_told_again_to_the_supervisor_that_adopts(world: World) -> None:
     lab, device = world.lab, world.neighbour.device
     before = lab.device(device)
     assert before is not None
+    parent = _field(before.pid, "PPid")
     lab.stop_supervisor(signal.SIGKILL)
     lab.start_supervisor()
     after = lab.wait_device(device, lambda now: bool(now.jail))
 
     assert (after.pid, after.jail) == (before.pid, before.jail)
+    assert _field(after.pid, "PPid") == parent  # the fork server stays to reap it
     world.neighbour.works_on()
 
 
-def _uid(pid: int | None) -> int:
+def _field(pid: int | None, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

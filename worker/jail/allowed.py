@@ -63,9 +63,13 @@ _PR_SET_VMA: Final = 0x53564D41
 _F_DUPFD_CLOEXEC: Final = 1030
 _F_FLAGS: Final = (1, 2, 3, 4)  # F_GETFD, F_SETFD, F_GETFL, F_SETFL
 
+_SCHED_OTHER: Final = 0
+
 _AF_UNIX: Final = 1
+_SOL_SOCKET: Final = 1
+_SO_ASKED: Final = (4, 17)  # SO_ERROR, SO_PEERCRED
 _AT_EMPTY_PATH: Final = 0x1000
-_TCGETS: Final = 0x5401
+_TERMINAL: Final = (0x5401, 0x802C542A)  # TCGETS, and TCGETS2 of newer C libraries
 
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_TSYNC: Final = (1, 3)  # alone and with SECCOMP_FILTER_FLAG_LOG
@@ -103,8 +107,14 @@ COMMON: Final[tuple[Group, ...]] = (
                 (Argument(0, (_PR_SET_NAME, _PR_SET_VMA), INT),),
                 "PR_SET_NAME, PR_SET_VMA",
             ),
-            *_plain("futex set_robust_list rseq sched_yield sched_getaffinity getcpu gettid"),
-            *_plain("getpid exit"),
+            *_plain("futex set_robust_list rseq sched_yield sched_getaffinity gettid getpid exit"),
+        ),
+    ),
+    Group(
+        "how libzmq's threads begin, which may be later than the filter",
+        (
+            *_plain("sched_getparam sched_getscheduler"),
+            Call("sched_setscheduler", (Argument(1, (_SCHED_OTHER,), INT),), "SCHED_OTHER"),
         ),
     ),
     Group(
@@ -142,7 +152,12 @@ COMMON: Final[tuple[Group, ...]] = (
         "the bus: connects anew to the next supervisor",
         (
             Call("socket", (Argument(0, (_AF_UNIX,), INT),), "AF_UNIX"),
-            *_plain("connect sendto recvfrom getsockopt setsockopt getsockname getpeername"),
+            *_plain("connect sendto recvfrom getsockname getpeername"),
+            Call(
+                "getsockopt",
+                (Argument(1, (_SOL_SOCKET,), INT), Argument(2, _SO_ASKED, INT)),
+                "SO_ERROR, SO_PEERCRED",
+            ),
         ),
     ),
     Group("random numbers: libzmq's back-off", _plain("getrandom")),
@@ -154,7 +169,7 @@ COMMON: Final[tuple[Group, ...]] = (
     ),
     Group(
         "Python asks whether stderr is a terminal before it writes a traceback",
-        (Call("ioctl", (Argument(1, (_TCGETS,), INT),), "TCGETS", error=errno.ENOTTY),),
+        (Call("ioctl", (Argument(1, _TERMINAL, INT),), "TCGETS, TCGETS2", error=errno.ENOTTY),),
     ),
 )
 
@@ -212,7 +227,7 @@ HANDLERS: Final[dict[str, tuple[Group, ...]]] = {
         Group(
             "the journal of a new connection",
             (
-                *_plain("ftruncate"),
+                Call("ftruncate", (Argument(1, (0,)),), "to nothing"),
                 Call("fallocate", (Argument(1, (0,), INT),), "without flags"),
             ),
         ),

@@ -40,7 +40,6 @@ fstat 5 80
 fstatfs 138 44
 ftruncate 77 46
 futex 202 98
-getcpu 309 168
 getpeername 52 205
 getpid 39 172
 getrandom 318 278
@@ -75,12 +74,14 @@ rt_sigaction 13 134
 rt_sigprocmask 14 135
 rt_sigreturn 15 139
 sched_getaffinity 204 123
+sched_getparam 143 121
+sched_getscheduler 145 120
+sched_setscheduler 144 119
 sched_yield 24 124
 seccomp 317 277
 sendmsg 46 211
 sendto 44 206
 set_robust_list 273 99
-setsockopt 54 208
 sigaltstack 131 132
 socket 41 198
 stat 4 -
@@ -114,8 +115,8 @@ linkat 265 37
 membarrier 324 283
 memfd_create 319 279
 mkdirat 258 34
-mlock 149 228
 mknodat 259 33
+mlock 149 228
 msync 26 227
 munlock 150 229
 openat 257 56
@@ -130,6 +131,7 @@ readv 19 65
 recvmmsg 299 243
 renameat2 316 276
 sendmmsg 307 269
+setsockopt 54 208
 shutdown 48 210
 signalfd4 289 74
 socketpair 53 199
