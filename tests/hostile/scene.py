@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 from bench.lab import Lab
 from shared.control import DeviceStatus
 from shared.xenbus import XenbusState
-from tests.process.lab_world import CONFIG, DEADLINE, Guest, World, world_in
+from tests.process.lab_world import CONFIG, DEADLINE, Guest, Held, World, world_in
 
 LOG_MAX: Final = 32 * 1024
 """Bytes one hostile guest may add to the log, whatever it does in its life."""
@@ -120,6 +120,12 @@ class Scene:
         guest.disk.restart()
         guest.disk.connect(DEADLINE)
         guest.works()
+
+    def holds_no_more_than(self, before: Held) -> None:
+        """Wait until ports, mappings, handles, watches and descriptors are as they were."""
+        self.lab.wait(
+            lambda: self.world.held().no_more_than(before, None), DEADLINE, f"no more than {before}"
+        )
 
     def books(self) -> Books:
         """Count now."""
