@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A worker without a device: answers every order, or misbehaves as its options say.
 
-`options = {"mode": …}`: normal, mute (never says Hello), exit:N, garbage, gap, huge,
+`options = {"mode": …}`: normal, mute (never says Hello), exit:N, garbage, gap, huge, flood,
 modules, present, publish.
 """
 
