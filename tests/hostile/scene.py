@@ -16,7 +16,6 @@ life; what the policy itself does about guests is tests/unit/test_supervisor_pol
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import time
@@ -26,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from bench.held import resident
 from bench.lab import Lab
 from shared.control import DeviceStatus
 from shared.xenbus import XenbusState
@@ -155,12 +155,6 @@ class Scene:
         assert now.memory - before.memory <= MEMORY_MAX, f"{before.memory} -> {now.memory} KiB"
         grown = now.log - before.log
         assert grown <= LOG_MAX, f"{grown} bytes of log\n{self.lab.log()[-grown:][:4000]}"
-
-
-def resident(pid: int) -> int:
-    """KiB of memory a process has resident."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 @contextmanager

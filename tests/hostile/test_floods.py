@@ -11,10 +11,11 @@ from __future__ import annotations
 import struct
 
 from bench.flood import Cycles, Flood
+from bench.held import resident
 from shared.embedded.guest.ring import RSP_PROD
 from shared.xenbus import XenbusState
 from tests.hostile.frontend import give_back, offer, publish, say
-from tests.hostile.scene import MEMORY_MAX, Scene, resident
+from tests.hostile.scene import MEMORY_MAX, Scene
 from tests.process.lab_world import DEADLINE
 
 CYCLES = 100
