@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Guests that do what they may, only without end: rewrite their nodes, connect and close.
 
-`python -m bench.flood SOCKET PATH [--nodes N]` writes through the domain's socket `SOCKET`: `PATH`
-itself with the value that stands there, and N nodes beside it, over and over. It says "flooding"
-on standard output after the first round, goes on until its standard input is closed, and then
-prints how many writes were answered. `Flood` runs it in a process of its own. `Cycles` is for the
-process that made the domain.
+`python -m bench.flood SOCKET PATH [--nodes N] [--values V]` writes through the domain's socket
+`SOCKET`: `PATH` itself with the value that stands there, or with each character of V in turn
+(states of xenbus), and N nodes beside it, over and over. It says "flooding" on standard output
+after the first round, goes on until its standard input is closed, and then prints how many writes
+were answered. `Flood` runs it in a process of its own. `Cycles` is for the process that made the
+domain.
 
-Like a real guest it has at most `OUTSTANDING` requests under way: more does not fit into its ring.
+Like a real guest it has at most `OUTSTANDING` requests under way, and takes no processor time from
+the domain that serves: it runs at low priority.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import select
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from shared.xenstore.blocking import BlockingXenstore
 
 OUTSTANDING: Final = 20
 """Requests a domain may have open (xenstored's default quota)."""
+NICENESS: Final = 10
 END: Final = 30.0
 """Seconds it may take to end."""
 
@@ -33,10 +37,11 @@ END: Final = 30.0
 class Flood:
     """One such guest; a context manager. `writes` is known after the end."""
 
-    def __init__(self, socket: Path, path: str, nodes: int = 64) -> None:
+    def __init__(self, socket: Path, path: str, nodes: int = 64, values: str = "") -> None:
         self.writes = 0
+        options = ["--nodes", str(nodes), "--values", values]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.flood", str(socket), path, "--nodes", str(nodes)],
+            [sys.executable, "-m", "bench.flood", str(socket), path, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -104,14 +109,16 @@ _CYCLE: Final = (
 )
 
 
-def run(socket: str, path: str, nodes: int) -> int:
+def run(socket: str, path: str, nodes: int, values: str) -> int:
     """Write until standard input is closed; how many writes were answered."""
     with BlockingXenstore(socket) as xenstore:
         same = xenstore.read(path)
+        turns = [value.encode() for value in values] or [same]
         beside = [f"{path}-{number}" for number in range(nodes)]
         rounds = [
-            dict.fromkeys([path, *beside[at : at + OUTSTANDING - 1]], same)
+            {path: value, **dict.fromkeys(beside[at : at + OUTSTANDING - 1], same)}
             for at in range(0, max(nodes, 1), OUTSTANDING - 1)
+            for value in turns
         ]
         written = 0
         while not select.select([sys.stdin], [], [], 0)[0]:
@@ -129,8 +136,10 @@ def main() -> int:
     parser.add_argument("socket")
     parser.add_argument("path")
     parser.add_argument("--nodes", type=int, default=64)
+    parser.add_argument("--values", default="")
     args = parser.parse_args()
-    print(run(args.socket, args.path, args.nodes))
+    os.nice(NICENESS)
+    print(run(args.socket, args.path, args.nodes, args.values))
     return 0
 
 

@@ -16,7 +16,6 @@ life; what the policy itself does about guests is tests/unit/test_supervisor_pol
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import time
@@ -26,10 +25,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from bench.held import resident
 from bench.lab import Lab
 from shared.control import DeviceStatus
 from shared.xenbus import XenbusState
-from tests.process.lab_world import CONFIG, DEADLINE, Guest, World, world_in
+from tests.process.lab_world import CONFIG, DEADLINE, Guest, Held, World, world_in
 
 LOG_MAX: Final = 32 * 1024
 """Bytes one hostile guest may add to the log, whatever it does in its life."""
@@ -121,6 +121,12 @@ class Scene:
         guest.disk.connect(DEADLINE)
         guest.works()
 
+    def holds_no_more_than(self, before: Held) -> None:
+        """Wait until ports, mappings, handles, watches and descriptors are as they were."""
+        self.lab.wait(
+            lambda: self.world.held().no_more_than(before, None), DEADLINE, f"no more than {before}"
+        )
+
     def books(self) -> Books:
         """Count now."""
         assert self.lab.supervisor is not None
@@ -149,12 +155,6 @@ class Scene:
         assert now.memory - before.memory <= MEMORY_MAX, f"{before.memory} -> {now.memory} KiB"
         grown = now.log - before.log
         assert grown <= LOG_MAX, f"{grown} bytes of log\n{self.lab.log()[-grown:][:4000]}"
-
-
-def resident(pid: int) -> int:
-    """KiB of memory a process has resident."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 @contextmanager
