@@ -172,7 +172,11 @@ def encode(message: Request | Reply | Event) -> bytes:
 
 def decode_request(untrusted_data: bytes) -> AnyRequest:
     """Decode a request; raises msgspec.MsgspecError."""
-    return _requests.decode(untrusted_data)
+    try:
+        return _requests.decode(untrusted_data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        # msgspec descends into arrays within arrays even to skip them.
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def decode_reply(data: bytes) -> AnyReply:

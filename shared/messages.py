@@ -181,6 +181,9 @@ _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""The last one for arrays within arrays, which msgspec descends into even to skip them."""
+
 
 def encode(message: Message) -> bytes:
     """Encode a message of either direction."""
@@ -197,7 +200,7 @@ def decode_to_worker(data: bytes) -> ToWorker:
         raise BackendBug(f"message to worker: {len(data)} bytes: more than allowed")
     try:
         return _to_worker.decode(data)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BackendBug(f"message to worker: {error}") from error
 
 
@@ -212,7 +215,7 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
         raise BackendBug(f"message of worker: {len(untrusted_data)} bytes: more than allowed")
     try:
         message = _from_worker.decode(untrusted_data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BackendBug(f"message of worker: {error}") from error
     if isinstance(message, Beat):  # nearly all messages are
         if len(message.counters) > COUNTERS_MAX:

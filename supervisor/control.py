@@ -161,7 +161,7 @@ class Control:
     async def _reply_to(self, untrusted_data: bytes) -> c.Reply:
         try:
             request = c.decode_request(untrusted_data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except msgspec.MsgspecError as error:
             return c.Refused(text=f"request: {error}", exit_code=BackendBug.exit_code)
         try:
             return await self._perform(request)

@@ -30,12 +30,13 @@ import select
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from shared.device_id import DeviceId
-from shared.errors import HostError
+from shared.errors import ConfigError, HostError
 from supervisor.policy import Memory
 
 _log = logging.getLogger("xenbackd.records")
@@ -48,18 +49,22 @@ _RING_NODES: Final = re.compile(r"(^|[/-])(ring|event-channel|page-ref|port|prot
 """Names of frontend nodes that say where its ring is: of blkif, netif, 9pfs, console, fb, kbd."""
 
 
+_PID_MAX: Final = 1 << 22
+"""PID_MAX_LIMIT (linux/threads.h)."""
+
+
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a file. Fields of a later version are ignored."""
 
     device: DeviceId
-    generation: int
+    generation: Annotated[int, Meta(ge=0, lt=1 << 62)]
     handler: str
     options: str
     """`digest` of the handler's options as the worker has them."""
     frontend_path: str
     ring: str = ""
     """`ring_identity` of the frontend when the ring was last handed to the worker."""
-    pid: int | None = None
+    pid: Annotated[int, Meta(ge=1, le=_PID_MAX)] | None = None
     """None before the fork, and for a device that is only remembered for its failures."""
     start_time: int = 0
     """Clock ticks since boot."""
@@ -186,7 +191,15 @@ def ring_identity(untrusted_frontend: Mapping[str, bytes]) -> str:
 def _examine(path: Path) -> Orphan | None:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=WorkerRecord)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if DeviceId.parse(path.name.replace("-", "/")) != record.device:
+            raise ConfigError(f"it is of {record.device}")
+    except (
+        OSError,
+        ConfigError,
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+        RecursionError,  # arrays within arrays
+    ) as error:
         _log.error("record of worker: %s: %s: left out", path, error)
         path.unlink()
         return None

@@ -73,6 +73,16 @@ def test_messages_longer_than_allowed_are_refused_unread() -> None:
         m.decode_from_worker(b"\x81" * (WORKER_MESSAGE_MAX + 1))
 
 
+def test_messages_nested_deeper_than_the_stack_are_refused() -> None:
+    """Arrays within arrays, in a field that has to be skipped, end in a BackendBug too."""
+    untrusted_data = b"\x81\xa1x" + b"\x91" * (WORKER_MESSAGE_MAX - 3)
+
+    with pytest.raises(BackendBug, match="recursion"):
+        m.decode_from_worker(untrusted_data)
+    with pytest.raises(BackendBug, match="recursion"):
+        m.decode_to_worker(untrusted_data)
+
+
 @given(st.binary(max_size=256))
 def test_messages_of_random_bytes_never_raise_anything_else(untrusted_data: bytes) -> None:
     """Garbage is a BackendBug, never another exception."""

@@ -77,11 +77,28 @@ def test_records_before_the_fork_there_is_nothing_to_find(records: Records, tmp_
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"device": "vbd"}', b"[]"])
+FIELDS = b'"handler":"block","options":"","frontend_path":"/local"'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"device": "vbd"}',
+        b"[]",
+        b'{"x":' + b"[" * 4000,
+        b'{"device":["vbd",3,51712],"generation":1,"pid":1099511627776,%b}' % FIELDS,
+        b'{"device":["vbd",3,51712],"generation":-1,"pid":1,%b}' % FIELDS,
+        b'{"device":["vbd",4,51712],"generation":1,"quarantined":true,%b}' % FIELDS,
+        b'{"device":["../vbd",3,51712],"generation":1,"quarantined":true,%b}' % FIELDS,
+    ],
+)
 def test_records_file_that_cannot_be_read_counts_as_none(
     records: Records, tmp_path: Path, content: bytes
 ) -> None:
-    """Cut off, or of another program: swept, and the device's lock still stands for its worker."""
+    """Cut off, of another program, out of bounds, of another device than its name: swept, and the device's lock still stands for its worker."""
     lock = records.lock(DEVICE)
     assert lock is not None
     (tmp_path / DIRECTORY / "vbd-3-51712").write_bytes(content)
