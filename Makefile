@@ -9,7 +9,7 @@ NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embed
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
-.PHONY: help setup demo test test-xen check format bench bench-adoption bench-devices bench-recovery bench-xen chaos install clean
+.PHONY: help setup demo test test-xen fuzz sanitize check format bench bench-adoption bench-devices bench-recovery bench-xen chaos install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -27,6 +27,12 @@ test: $(STAMP) ## every test that needs no Xen
 
 test-xen: $(STAMP) ## on real Xen, in a machine QEMU emulates (needs apt, Python 3.11)
 	@$(BIN)/python -m tests.xen
+
+fuzz: $(STAMP) ## what guests and workers can write, under fuzzers: FUZZ="--seconds 600" (needs clang)
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
+
+sanitize: $(STAMP) ## the native code under address, undefined-behaviour and thread sanitizers
+	@$(BIN)/python -m tests.sanitize
 
 check: $(STAMP) ## format, lint, types
 	@$(BIN)/ruff format --check .

@@ -270,8 +270,10 @@ int world_run(struct world *world)
         return BLK_FAULT;
     check_ring(world); /* and see what the guest has put since */
     reason = blk_inject_run(world->dev, 0);
-    if (reason == BLK_KILLED)
+    if (reason == BLK_KILLED) {
+        world->ignore = true; /* it may have been writing a response */
         return reason;
+    }
     check_ring(world);
     CHECK(reason != BLK_FAULT || world->tampered, "fault %d without a guest's doing",
           world->dev->fault);
@@ -288,6 +290,7 @@ void world_kill(struct world *world, bool crashed)
     if (world->attached)
         check_ring(world);
     world->ignore = true;
+    world->poisoned = world->poisoned || world->dev->count.poisoned;
     blk_inject_abandon(world->dev);
     CHECK(world->mappings == 0, "%u areas outlived their process", world->mappings);
     if (crashed)

@@ -96,6 +96,7 @@ struct world {
     int16_t answer[WORLD_IDS]; /* status by id, UNANSWERED */
 
     bool journaled, forged;
+    bool poisoned; /* a request was given up by a worker that is dead */
     int journal;
     bool ignore; /* between a death and the next attach the promises rest */
 };

@@ -25,24 +25,40 @@ static void read_slots(struct world *world)
     }
 }
 
-/* Strike the answer off what is due. */
+/* How well the answer fits to what is due: 0 not at all, 2 best. */
+static int fits(const struct world *world, const struct expected *due, uint64_t id,
+                uint8_t operation, int16_t status)
+{
+    if (due->id != id || due->operation != operation)
+        return 0;
+    if (due->status == status)
+        return 2;
+    if (due->status == BLKIF_RSP_OKAY)
+        return status == BLKIF_RSP_ERROR || operation == BLKIF_OP_DISCARD;
+    /* What was in hand at too many deaths is an error, whatever it was. */
+    return status == BLKIF_RSP_ERROR && (world->poisoned || world->dev->count.poisoned);
+}
+
+/* Strike the answer off what is due; a guest may use one id for many. */
 static void settle(struct world *world, uint64_t id, uint8_t operation, int16_t status)
 {
-    for (uint32_t i = 0; i < world->due_count; i++) {
-        struct expected *due = &world->due[i];
+    struct expected *best = NULL;
+    int fit = 0;
 
-        if (due->id != id || due->operation != operation ||
-            (due->status != BLKIF_RSP_OKAY && due->status != status))
-            continue;
-        CHECK(status != BLKIF_RSP_EOPNOTSUPP || due->status == status ||
-                  operation == BLKIF_OP_DISCARD,
-              "operation %u is offered, and is answered as if not", operation);
-        *due = world->due[--world->due_count];
-        return;
+    for (uint32_t i = 0; i < world->due_count; i++) {
+        int this = fits(world, &world->due[i], id, operation, status);
+
+        if (this > fit) {
+            best = &world->due[i];
+            fit = this;
+        }
     }
-    CHECK(world->anonymous, "id %llx, operation %u, status %d was not due",
+    CHECK(best || world->anonymous, "id %llx, operation %u, status %d was not due",
           (unsigned long long)id, operation, status);
-    world->anonymous--;
+    if (best)
+        *best = world->due[--world->due_count];
+    else
+        world->anonymous--;
 }
 
 static void read_answer(struct world *world, uint32_t index)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""Requests of the command line: whatever comes gets a reply that the command line can read.
+
+The real reading and dispatching (`supervisor.control`); only what an operation does is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from shared import control as c
+from shared.errors import ConfigError
+from supervisor.control import Control
+
+
+class _Operations:
+    """Looks at what a request names, as the real ones do first, and does nothing."""
+
+    def status(self) -> c.StatusReply:
+        """No device."""
+        return c.StatusReply(
+            version="", pid=1, uptime=0.0, xenstore="", hypervisor="", types={}, devices=[]
+        )
+
+    async def show(self, request: c.Show) -> c.ShowReply:
+        """There is none."""
+        raise ConfigError(f"show: {c.device_of(request)}: no such device")
+
+    def last_events(self, request: c.Events) -> c.EventsReply:
+        """None happened."""
+        return c.EventsReply(events=[])
+
+    def restart(self, request: c.Restart) -> c.Done:
+        """Of the named device."""
+        return c.Done(text=str(c.device_of(request)))
+
+    def clear(self, request: c.Clear) -> c.Done:
+        """Of the named device."""
+        return c.Done(text=str(c.device_of(request)))
+
+    async def restart_rolling(self, request: c.RestartRolling) -> c.Done:
+        """Of all."""
+        return c.Done(text="")
+
+    async def reload(self) -> c.Done:
+        """Nothing changes."""
+        return c.Done(text="")
+
+    async def upgrade(self) -> c.Done:
+        """Nothing changes."""
+        return c.Done(text="")
+
+    def log_level(self, request: c.LogLevel) -> c.Done:
+        """Of the named device."""
+        return c.Done(text=str(c.device_of(request)))
+
+
+_control = Control(Path("/"), _Operations())
+
+
+def check(untrusted_data: bytes) -> None:
+    """One request."""
+    reply = _finish(_control._reply_to(untrusted_data))
+    again = c.decode_reply(c.encode(reply))
+    if isinstance(again, c.Refused):
+        assert again.exit_code, "a refusal that the shell takes for success"
+        assert "bug in the supervisor" not in again.text
+
+
+def _finish(coroutine: Coroutine[Any, Any, c.Reply]) -> c.Reply:
+    """Run what has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        reply: c.Reply = end.value
+        return reply
+    raise AssertionError("a request waits")
