@@ -63,7 +63,9 @@ def table(figures: Iterable[Figures]) -> str:
         numbers = (one.executions, one.rate, one.edges, one.features, one.corpus)
         shown = ["-" if number is None else f"{number}" for number in numbers]
         found = "1" if one.finding else "0"
-        rows.append((one.target, one.engine, shown[0], shown[1], shown[2], shown[3], shown[4], found))
+        rows.append(
+            (one.target, one.engine, shown[0], shown[1], shown[2], shown[3], shown[4], found)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -98,7 +98,9 @@ FIELDS = b'"handler":"block","options":"","frontend_path":"/local"'
 def test_records_file_that_cannot_be_read_counts_as_none(
     records: Records, tmp_path: Path, content: bytes
 ) -> None:
-    """Cut off, of another program, out of bounds, of another device than its name: swept, and the device's lock still stands for its worker."""
+    """Cut off, of another program, out of bounds, of another device than its name: swept, and the
+    device's lock still stands for its worker.
+    """
     lock = records.lock(DEVICE)
     assert lock is not None
     (tmp_path / DIRECTORY / "vbd-3-51712").write_bytes(content)
