@@ -9,6 +9,7 @@ skipped. Pure: opens nothing.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def _socket(text: str, settings: dict[str, str]) -> QmpSocket:
         raise ConfigError(f"device model: chardev {label}: {text!r}: not a listening socket")
     path, fd = settings.get("path"), settings.get("fd")
     if path is not None and fd is None:
-        if not path.startswith("/") or len(path.encode()) > SOCKET_PATH_MAX:
+        if not path.startswith("/") or len(os.fsencode(path)) > SOCKET_PATH_MAX:
             raise ConfigError(
                 f"device model: chardev {label}: {path!r}: not an absolute path of at most"
                 f" {SOCKET_PATH_MAX} bytes"

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """`make fuzz`: every target for its share of the time, as many at once as there are CPUs.
 
-Exit status: 0 nothing found, 1 something found (the input is kept and its place is said), 77 nothing
-found, but the native targets could not be built here. New inputs go to `build/fuzz`; `--merge`
-takes those into the tree's corpus that reach what no other input does.
+Exit status: 0 nothing found, 1 something found (the input is kept and its place is said), 77
+nothing found, but the native targets could not be built here. New inputs go to `build/fuzz`;
+`--merge` takes those into the tree's corpus that reach what no other input does.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -37,6 +38,8 @@ SKIPPED: Final = 77
 ATHERIS: Final = "atheris>=2.3"
 GRACE: Final = 60
 """Seconds a fuzzer may take to load its corpus and to end."""
+MERGE_MAX: Final = 600
+"""Seconds for choosing among the inputs of one target."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,20 @@ class Fuzzer:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         kept = CORPUS / self.target
-        longest = f"-max_len={INPUT_MAX.get(self.target, INPUT_MAX_DEFAULT)}"
-        arguments = ["-set_cover_merge=1", "-use_counters=0", longest, "-timeout=20"]
-        sources = [str(kept), str(self.found)]
-        status, output = _run([*self.words, *arguments, str(fresh), *sources], 600)
+        folders = [str(fresh), str(kept), str(self.found)]
+        if self.target in PYTHON:
+            words = [sys.executable, "-m", "tests.fuzz.minimise", self.target]
+        else:
+            longest = f"-max_len={INPUT_MAX_DEFAULT}"
+            words = [*self.words, "-set_cover_merge=1", "-use_counters=0", longest]
+        status, output = _run([*words, *folders], MERGE_MAX)
         if status:
-            sys.exit(f"merge: {self.target}: {output[-2000:]}")
+            sys.exit(f"fuzz: merge: {self.target}: {output[-2000:]}")
         for path in kept.iterdir():
-            if not path.name.startswith("bug-"):  # one that once found something stays
+            if not path.name.startswith(("bug-", "seed-")):  # found something once; by hand
                 path.unlink()
         for path in fresh.iterdir():
-            path.rename(kept / path.name[:16])
+            path.rename(kept / hashlib.sha256(path.read_bytes()).hexdigest()[:12])
 
 
 def _run(words: Sequence[str], timeout: float) -> tuple[int, str]:
@@ -164,8 +170,7 @@ def main() -> int:
         return 1
     if arguments.merge:
         for fuzzer in fuzzers:
-            if fuzzer.engine != "hypothesis":  # which knows no coverage to choose by
-                fuzzer.merge()
+            fuzzer.merge()
     return SKIPPED if missing else 0
 
 

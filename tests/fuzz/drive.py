@@ -14,23 +14,20 @@ import sys
 import time
 import traceback
 from hashlib import sha1
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tests.fuzz.catalogue import INPUT_MAX, INPUT_MAX_DEFAULT, PYTHON
-
-try:
-    import atheris
-except ImportError:
-    atheris = None
 
 
 def main() -> int:
     """Fuzz until the time is over or something is found."""
     logging.disable(logging.CRITICAL)  # what is logged about every bad input is not to be read
     name, arguments = sys.argv[1], sys.argv[2:]
-    if atheris is None:
+    if find_spec("atheris") is None:
         return _with_hypothesis(name, arguments)
+    atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=list(PYTHON[name])):
         target = importlib.import_module(f"tests.fuzz.targets.{name}")
     atheris.Setup([sys.argv[0], *arguments], target.check)

@@ -100,7 +100,7 @@ def build_fuzzers(directory: Path) -> dict[str, Path]:
     programs = {}
     for target in NATIVE:
         programs[target] = directory / f"fuzz_{target}"
-        entry = [f"-DTARGET=fuzz_{target}", HERE / "native/entry.c", *objects]
+        entry: list[str | Path] = [f"-DTARGET=fuzz_{target}", HERE / "native/entry.c", *objects]
         link = ["-O1", "-fsanitize=fuzzer", *checks, *entry, "-o", programs[target]]
         _run([compiler, *_FLAGS, *link])
     return programs
@@ -108,7 +108,7 @@ def build_fuzzers(directory: Path) -> dict[str, Path]:
 
 def build_replay(directory: Path, compiler: str = "gcc") -> Path:
     """One program that runs inputs of all native targets; raises BuildError."""
-    flags = ["-O1", "-Wno-clobbered"]
+    flags = ["-O0", "-Wno-clobbered"]  # built in each run of the tests, to run for an instant
     checks = ["-fsanitize=address,undefined", *_SANITIZE]
     if can(compiler, *checks):
         flags += checks

@@ -21,7 +21,7 @@ from shared import control
     ],
 )
 def test_control_request_that_is_none_is_one_kind_of_error(untrusted_data: bytes) -> None:
-    """Garbage, text that is no UTF-8, arrays within arrays: whoever asked gets a reply each time."""
+    """Garbage, text that is no UTF-8, arrays within arrays: whoever asked gets a reply."""
     with pytest.raises(msgspec.MsgspecError):
         control.decode_request(untrusted_data)
 

@@ -99,6 +99,19 @@ def test_arguments_not_for_us_are_refused_with_the_reason(
         parse(words(change=change))
 
 
+@pytest.mark.parametrize(("letters", "fits"), [(106, True), (107, False)])
+def test_arguments_path_that_is_no_text_has_its_length_in_bytes(letters: int, fits: bool) -> None:
+    """Words that are no UTF-8 come with surrogates, each one byte of the path."""
+    path = "/" + "\udcff" * letters
+    given = words(change=lambda text: text.replace(SOCKET, path))
+
+    if fits:
+        assert parse(given).sockets[0].path == path
+    else:
+        with pytest.raises(ConfigError, match="at most 107 bytes"):
+            parse(given)
+
+
 def test_arguments_doubled_comma_is_a_comma() -> None:
     """QEMU's way to have one in a value."""
     expected = {"": "socket", "id": "x", "path": "/a,b", "server": "on"}

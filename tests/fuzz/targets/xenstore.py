@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 
 from shared.errors import HostError
-from shared.xenstore.errors import XenstoreError
+from shared.xenstore.errors import WireError, XenstoreError
 from shared.xenstore.session import Session
 from shared.xenstore.transport import SocketTarget
-from shared.xenstore.wire import Op, Packet, PacketReader, Perm, WireError, split_strings
+from shared.xenstore.wire import Op, Packet, PacketReader, Perm, split_strings
 
 _directory = tempfile.mkdtemp(prefix="xbf")
 atexit.register(shutil.rmtree, _directory, ignore_errors=True)
