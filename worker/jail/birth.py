@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shared.worker_spec import HypervisorKind
 from worker.jail import native
 from worker.jail.native import Capability
 from worker.jail.step import LeftOutError
@@ -127,8 +128,9 @@ class OwnerOnly:
 _STACK: Final = 8
 """MiB of a thread's stack, as the C library takes it from the usual RLIMIT_STACK."""
 
-_MAPPED: Final = 1024
-"""MiB for the guest's pages and for code."""
+MAPPED: Final[dict[HypervisorKind, int]] = {"xen": 1024, "embedded": 16_384 + 1024}
+"""MiB for the guest's pages and for code; the embedded hypervisor's library maps all of a guest's
+memory, of which `xenbackd guest create` gives that much at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +147,15 @@ class Limits:
     memory: int
     """MiB of data; besides it there are stacks."""
     stacks: int
+    mapped: int
+    """MiB that may be mapped besides."""
     name: str = "limits"
 
     def describe(self) -> str:
         processes = "" if self.processes is None else f", threads {self.processes}"
         return (
             f"limits: descriptors {self.open_files}{processes}, data {self._data} MiB,"
-            f" mapped {self._data + _MAPPED} MiB; no core, queues, locked memory"
+            f" mapped {self._data + self.mapped} MiB; no core, queues, locked memory"
         )
 
     @property
@@ -166,7 +170,7 @@ class Limits:
             resource.RLIMIT_MEMLOCK: 0,
             # Private pages that can be written (since Linux 4.7), and everything that is mapped.
             resource.RLIMIT_DATA: self._data << 20,
-            resource.RLIMIT_AS: (self._data + _MAPPED) << 20,
+            resource.RLIMIT_AS: (self._data + self.mapped) << 20,
         }
         if self.processes is not None:
             limits[resource.RLIMIT_NPROC] = self.processes

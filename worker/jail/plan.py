@@ -87,7 +87,8 @@ def _birth(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
     yield birth.EmptyEnvironment()
     yield birth.OwnerOnly()
     threads = spec.pids if _own_user(spec, facts) else None
-    yield birth.Limits(spec.open_files, threads, spec.memory, spec.pids)
+    mapped = birth.MAPPED[subject.hypervisor]
+    yield birth.Limits(spec.open_files, threads, spec.memory, spec.pids, mapped)
     yield birth.NoNewPrivileges()
     for flag, name, text in birth.NAMESPACES:
         step = birth.Namespace(flag, name, text)
