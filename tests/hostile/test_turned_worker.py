@@ -102,6 +102,7 @@ def attempts(world: World, abstract: str) -> list[Attempt]:
     return [
         Attempt("open_file", "/etc/passwd", (none,)),
         Attempt("open_file", "/dev/mem", (none,)),
+        Attempt("open_file", "/dev/xen/xenbus", (none,)),
         Attempt("open_file", "/proc/self/status", (none,)),
         Attempt("open_file", f"{directory}/journal/{file}", (none,)),
         Attempt("open_file", f"{directory}/workers/{file}", (none,)),
