@@ -24,7 +24,7 @@ import pytest
 from bench.lab import Lab
 from shared.control import DeviceStatus, Events, EventsReply
 from supervisor.door import socket_path
-from tests.fakes.turned_worker import REFUSED
+from tests.fakes.attacks import REFUSED
 from tests.process.lab_world import CONFIG, DEADLINE, Guest, Neighbour, World
 
 pytestmark = pytest.mark.skipif(
