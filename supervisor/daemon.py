@@ -15,8 +15,7 @@ toolstack.
 Upgrade (SIGUSR2, `xenbackd upgrade`): `supervisor.upgrade`. A supervisor that dies leaves its
 workers serving, and the next one adopts them: what was left is read before anything is taken up.
 
-xenstored gone: workers go on serving their rings, the client reconnects, and then everything is
-read again.
+xenstored gone: workers serve on, the client reconnects, and everything is read again.
 """
 
 from __future__ import annotations
@@ -36,19 +35,17 @@ import zmq
 from config.errors import ConfigFileError
 from config.loader import load
 from config.model import Config
-from shared import logs
 from shared.device_id import DeviceId
 from shared.errors import BlamedError, ConfigError, HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
 from supervisor.bus import Bus
-from supervisor.cgroups import Cgroups
 from supervisor.control import Control
 from supervisor.device import Device
 from supervisor.door import make_door
 from supervisor.events import EventLog
 from supervisor.instance import Instance
-from supervisor.jails import Jails, check_unjailed, warn_of_weak
+from supervisor.jails import Jails, check_unjailed, make_jails, warn_of_weak
 from supervisor.journals import Journals
 from supervisor.notify import notify
 from supervisor.operations import Operations
@@ -56,12 +53,11 @@ from supervisor.places import embedded_dir, hypervisor_of, own_domid, xenstore_t
 from supervisor.publisher import Publisher
 from supervisor.records import Orphan, Records
 from supervisor.registry import Registry
-from supervisor.reload import difference, effective, reconfigure
+from supervisor.reload import apply
 from supervisor.scanner import Scanner
 from supervisor.services import Services
 from supervisor.spawner import ENTRY_POINT, PRELOAD, Spawner
 from supervisor.upgrade import SIGNALS, Handover, Predecessors, check, replace
-from supervisor.userids import UserIds
 from supervisor.watchdog import Watchdog
 
 _log = logging.getLogger("xenbackd.supervisor")
@@ -114,8 +110,7 @@ class Supervisor:
         self._client: XenstoreClient
         self._records: Records
         self._orphans: dict[DeviceId, Orphan] = {}
-        self._handover = handover
-        self._command = command
+        self._handover, self._command = handover, command
         self._embedded_pid = embedded_pid
         self._upgrading = False
         self._instance = Instance(self._directory)
@@ -167,8 +162,7 @@ class Supervisor:
         bus = Bus(context, make_door(self._directory))
         bus.open()
         stack.callback(bus.close)
-        user_ids = UserIds() if os.geteuid() == 0 else None
-        self._jails = Jails(bus.path.parent, user_ids, Cgroups(self._directory))
+        self._jails = make_jails(self._directory, bus.path.parent)
         # Before the fork server, which stays where it was started.
         self._jails.open(self._orphans)
         stack.callback(self._jails.close)
@@ -379,21 +373,10 @@ class Supervisor:
             except ConfigFileError as error:
                 raise ConfigError(str(error)) from error
             check_unjailed(loaded)
-            changes = difference(self.config, loaded)
-            self.config = self._services.config = effective(self.config, loaded)
+            changes = await apply(loaded, self._services, self.registry, self._scanner)
+            self.config = self._services.config
             self._spawner.parallel = self.config.limits.parallel_starts
-            logs.setup(self.config.log.level, self.config.log.format)
-            warn_of_weak(self.config)
-            for device in self.registry:
-                type_config = self.config.types.get(device.id.type)
-                if type_config is not None:
-                    reconfigure(device, type_config, self.config)
-            for type_ in changes.switched_off:
-                self._scanner.disable(type_)
-            for type_ in changes.switched_on:
-                await self._scanner.enable(type_)
-            self.events.add("reload", "", str(changes))
-            return str(changes)
+            return changes
 
     def _resources(self) -> dict[str, int]:
         statistics = self._client.statistics()

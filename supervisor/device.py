@@ -65,7 +65,7 @@ class Device:
         life: Lifecycle,
     ) -> None:
         """`life` is its beginning; where an earlier supervisor left a worker `adopt` follows."""
-        self._id = device
+        self.id = device
         self._services = services
         self.frontend_path = frontend_path
         self.path = backend_path(services.own_path, device)
@@ -86,11 +86,6 @@ class Device:
         self.listeners: set[Callable[[], None]] = set()  # called after each event
         self._paused = False
         """An order to the worker needs xenstore, which is away: the queue waits for it."""
-
-    @property
-    def id(self) -> DeviceId:
-        """Its name."""
-        return self._id
 
     # --- what happens to it
 
@@ -200,11 +195,6 @@ class Device:
 
     # --- what its worker link says (LinkOwner)
 
-    @property
-    def serving(self) -> bool:
-        """Whether its worker runs the ring."""
-        return self.lifecycle.worker is WorkerPhase.SERVING
-
     def report(self, blame: Blame, text: str, *, stage: str) -> None:
         """Tell the operator: log, event stream, `status`, and the error nodes."""
         # A toolstack that waits for the device is told only what waiting will not mend.
@@ -215,6 +205,8 @@ class Device:
 
     def nodes_given(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> None:
         """Keep nodes for the next state, or write them now."""
+        if rewrite_state is not None and self.lifecycle.worker is not WorkerPhase.SERVING:
+            return  # said before the worker heard that its ring is to be given back
         self._changes.own_nodes |= nodes.keys()
         self._outbox.give(nodes, rewrite_state=rewrite_state)
         self._wake()
@@ -333,7 +325,7 @@ class Device:
             case t.PublishNodes():
                 self._outbox.hurry()
             case t.Forget():
-                self._services.forget(self._id)
+                self._services.forget(self.id)
 
     async def _ask(self, action: t.AskInit | t.AskInitialise) -> None:
         """Send an order with the snapshots it needs, if its worker still waits for it then."""
@@ -370,7 +362,7 @@ class Device:
         except HostError as error:
             self.feed(t.WriteFailed())
             if not isinstance(error, ConnectionLostError):
-                text = f"state {self.lifecycle.backend} -> {state}: {self._id}: {error}"
+                text = f"state {self.lifecycle.backend} -> {state}: {self.id}: {error}"
                 self.report(Blame.HOST, text, stage="write")
                 self._retry_later()
         except Exception:
@@ -379,7 +371,7 @@ class Device:
         else:
             text = f"{self.lifecycle.backend} -> {state}"
             self.log.info("%s", text)
-            self._services.events.add("state", str(self._id), text)
+            self._services.events.add("state", str(self.id), text)
             self.since = self._services.clock()
             self.feed(t.StateWritten())
 

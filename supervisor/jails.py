@@ -99,6 +99,12 @@ class Jails:
         return None if self._cgroups is None else self._cgroups.of(device)
 
 
+def make_jails(runtime_dir: Path, keep: Path) -> Jails:
+    """What this process can give its workers."""
+    user_ids = UserIds() if os.geteuid() == 0 else None
+    return Jails(keep, user_ids, Cgroups(runtime_dir))
+
+
 def jail_of(config: Config, type_: str) -> JailConfig:
     """What is written for a type, or else in general."""
     own = config.types[type_].jail if type_ in config.types else None

@@ -17,10 +17,6 @@ class LinkOwner(Protocol):
     def frontend_path(self) -> str:
         """Directory of its frontend."""
 
-    @property
-    def serving(self) -> bool:
-        """Whether its worker runs the ring, as far as anybody was told."""
-
     def feed(self, event: t.Event) -> None:
         """Take an event of the life cycle."""
 
@@ -34,4 +30,4 @@ class LinkOwner(Protocol):
         """Tell log, event stream and xenstore what failed."""
 
     def nodes_given(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> None:
-        """Nodes to publish: with the next state (None) or now."""
+        """Nodes to publish: with the next state (None), or now if its worker runs the ring."""

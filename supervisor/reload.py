@@ -8,8 +8,13 @@ from dataclasses import dataclass
 import msgspec
 
 from config.model import Config, TypeConfig
+from shared import logs
 from shared.lifecycle_types import Hold
 from supervisor.device import Device
+from supervisor.jails import jail_of, warn_of_weak
+from supervisor.registry import Registry
+from supervisor.scanner import Scanner
+from supervisor.services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,11 @@ def difference(old: Config, new: Config) -> Difference:
     both = before & after
     # Another handler would be another device behind a ring that is in use.
     swapped = {name for name in both if old.types[name].handler != new.types[name].handler}
-    changed = {name for name in both if old.types[name] != new.types[name]}
+    changed = {
+        name
+        for name in both
+        if old.types[name] != new.types[name] or jail_of(old, name) != jail_of(new, name)
+    }
     fixed = ("runtime_dir", "hypervisor", "embedded_dir", "xenstore")
     return Difference(
         switched_on=tuple(sorted(after - before)),
@@ -72,6 +81,30 @@ def effective(old: Config, new: Config) -> Config:
         embedded_dir=old.embedded_dir,
         xenstore=old.xenstore,
     )
+
+
+async def apply(
+    loaded: Config, services: Services, registry: Registry[Device], scanner: Scanner
+) -> str:
+    """Go on by a new configuration, as far as that is possible; says what is different.
+
+    Raises:
+        HostError: a type that was switched on cannot be watched; all else is in force.
+    """
+    changes = difference(services.config, loaded)
+    config = services.config = effective(services.config, loaded)
+    logs.setup(config.log.level, config.log.format)
+    warn_of_weak(config)
+    for device in registry:
+        type_config = config.types.get(device.id.type)
+        if type_config is not None:
+            reconfigure(device, type_config, config)
+    for type_ in changes.switched_off:
+        scanner.disable(type_)
+    for type_ in changes.switched_on:
+        await scanner.enable(type_)
+    services.events.add("reload", "", str(changes))
+    return str(changes)
 
 
 def reconfigure(device: Device, type_config: TypeConfig, config: Config) -> None:

@@ -25,9 +25,9 @@ def status_of(device: Device, now: float) -> DeviceStatus:
         health=link.health.word,
         error=device.reporter.text,
         since=max(0.0, now - device.since),
-        counters=link.counters,
-        jail=link.jail.steps if link.jail else (),
-        jail_left_out=link.jail.left_out if link.jail else (),
+        counters=link.words.counters,
+        jail=link.words.jail.steps if link.words.jail else (),
+        jail_left_out=link.words.jail.left_out if link.words.jail else (),
     )
 
 

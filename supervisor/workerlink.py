@@ -9,9 +9,7 @@ A worker of an earlier supervisor is adopted: nothing is asked of it before it h
 itself and said what it is doing, and one that stays silent is killed. What a successor of this
 supervisor must know of the worker is written down (`supervisor.records`) before it can be needed.
 
-A worker's word is worth little: the nodes it wants published are held against what its handler may
-publish (`supervisor.publications`), what makes no sense in the present phase ends it, and what an
-honest one may say too late or too often is not listened to.
+What of its messages is believed is decided in `supervisor.workerwords`.
 """
 
 from __future__ import annotations
@@ -34,23 +32,19 @@ from supervisor.exits import blame_of, classify, describe, remark
 from supervisor.health import Health
 from supervisor.linkowner import LinkOwner
 from supervisor.policy import KIND_OF_BLAME, ExitKind, RestartPolicy
-from supervisor.publications import Publications
 from supervisor.records import Orphan, digest
 from supervisor.services import Services
 from supervisor.timer import Timer
 from supervisor.workerfile import WorkerFile
 from supervisor.workerspec import make_spec
-
-FAILURES_HEARD: Final = 8
-"""`Failed` of one worker that are told to anybody. The first one ends it; after that an honest one
-fails at what was on its way to it already, and another could fill the log until it is dead."""
+from supervisor.workerwords import WorkerWords, not_asked_for
 
 JAIL_RETRY: Final = 5.0
 """Seconds until a worker that there was no user id or control group for is tried again."""
 
 
 class WorkerLink:
-    """See the module. `counters` are as the worker says."""
+    """See the module. `words` are the worker's, `watched` says that its beats are due."""
 
     def __init__(
         self,
@@ -63,8 +57,6 @@ class WorkerLink:
     ) -> None:
         self._device = device
         self._services = services
-        self._publications = Publications(handler)
-        self._failures_heard = 0
         self._owner = owner
         self._log = log
         self.type_config = type_config
@@ -78,16 +70,12 @@ class WorkerLink:
         self.present = False
         """A process exists, or one has been asked for."""
         self.watched = False
-        """Its beats are due: it has said Hello and no hook is under way."""
+        """It has said Hello and no hook is under way."""
         self.last_seen = 0.0
-        self.counters: dict[str, int] = {}
-        self.jail: m.Jailed | None = None
-        """What confines it, as it says."""
-        self._initialising = False
-        """`Init` was asked and is not answered yet."""
+        self.words = WorkerWords(device, services, handler, self, owner, log)
         self._failure: ExitKind | None = None
         self._asked_to_stop = False
-        self._killed = False
+        self.killed = False  # or about to be: SIGABRT comes first
         self._deadline, self._backoff = Timer(), Timer()
         self._grace = Timer()
         """Between SIGABRT and SIGKILL."""
@@ -117,12 +105,9 @@ class WorkerLink:
             return
         self.generation += 1
         self._failure = None
-        self._asked_to_stop = self._killed = self.watched = False
-        self.counters = {}
-        self.jail = None
+        self._asked_to_stop = self.killed = self.watched = False
         self.health.forget()
-        self._publications.clear()
-        self._failures_heard = 0
+        self.words.forget()
         self.present = True
         self._adopting = False
         services = self._services
@@ -166,12 +151,12 @@ class WorkerLink:
         self._arm(seconds, f"did not come back to the new supervisor within {seconds:g} s")
         self._services.processes.adopt(self._device, orphan.pidfd, self)
         uid = self._services.jails.uid_of(self._device)
-        self._services.messages.adopt(self._device, self.generation, record.pid, uid, self)
+        self._services.messages.adopt(self._device, self.generation, record.pid, uid, self.words)
 
     def ask(self, kind: Callable[..., m.Message], **fields: Any) -> None:
         """Send an order that is answered within `timeouts.hook`, or `drain` to let go of a ring."""
         self.watched = False
-        self._initialising = kind is m.Init
+        self.words.initialising = kind is m.Init
         if self._send(kind, **fields):
             seconds = self._drain if kind is m.Disconnect else self.timeouts.hook
             self._arm(seconds, f"no answer to {kind.__name__} within {seconds:g} s")
@@ -182,7 +167,7 @@ class WorkerLink:
 
     def stop(self, *, kill: bool = False) -> None:
         """End the worker: in order within `timeouts.drain`, or at once."""
-        if not self.present or self._killed:
+        if not self.present or self.killed:
             return
         self._asked_to_stop = True
         self.watched = False
@@ -205,7 +190,7 @@ class WorkerLink:
 
     def hung(self, cause: str) -> None:
         """A deadline was missed: have it write where it stands, then kill."""
-        if not self.present or self._killed:
+        if not self.present or self.killed:
             return
         self._failure = self._failure or ExitKind.HANG
         self._given_up()
@@ -248,12 +233,12 @@ class WorkerLink:
         self.pid = pid
         self.file.forked(pid)
         self._services.oom.watch(pid, self._services.jails.cgroup_of(self._device))
-        if self._killed:
+        if self.killed:
             return
         seconds = self.timeouts.hello
         self._arm(seconds, f"no Hello within {seconds:g} s")
         uid = self._services.jails.uid_of(self._device)
-        self._services.messages.expect(self._device, self.generation, pid, uid, self)
+        self._services.messages.expect(self._device, self.generation, pid, uid, self.words)
 
     def worker_exited(self, status: int | None) -> None:
         """It is dead and reaped."""
@@ -305,7 +290,7 @@ class WorkerLink:
         if self.pid is not None:
             self._services.oom.forget(self.pid)
         self.pid = None
-        self.present = self.watched = self._adopting = self._initialising = False
+        self.present = self.watched = self._adopting = False
         self.health.forget()
         self.failures += kind not in (ExitKind.CLEAN, ExitKind.RENEW)
         decision = self.policy.ended(kind, self._services.clock())
@@ -319,95 +304,40 @@ class WorkerLink:
     def _wait(self, seconds: float) -> None:
         self._backoff.set(seconds, self._owner.feed, t.Released())
 
-    # --- its messages (BusListener)
+    # --- what its words lead to (`supervisor.workerwords.Link`)
 
-    def worker_said(self, message: m.FromWorker) -> None:
-        """Take one message; who sent it is known."""
-        if self._killed:
-            return  # what it had sent by then is no news, and could be much
-        self.last_seen = now = self._services.clock()
-        self.health.heard(now)
-        self._owner.worker_spoke()
-        match message:
-            case m.Beat(counters=counters):
-                self.counters = counters
-                self.health.beat(counters, now, self.timeouts)
-            case m.Present():
-                self._present(message)
-            case m.Hello():
-                self._services.processes.said_hello(self._device)
-                self._answered(t.WorkerHello())
-            case m.Initialised(nodes=nodes):
-                self._initialising = False
-                if self._take_nodes(nodes, rewrite_state=None):
-                    self._answered(t.WorkerInitialised())
-            case m.Attached(nodes=nodes):
-                if self._take_nodes(nodes, rewrite_state=None):
-                    self._answered(t.WorkerAttached())
-            case m.Disconnected():
-                self._answered(t.WorkerDisconnected())
-            case m.Publish(nodes=nodes, rewrite_state=rewrite_state):
-                self._take_nodes(nodes, rewrite_state=rewrite_state)
-            case m.Failed(stage=stage, blame=blame, text=text):
-                self._failures_heard += 1
-                if self._failures_heard <= FAILURES_HEARD:
-                    self.failed(blame, text, stage)
-            case m.Jailed():
-                self.jail = message
-            case m.Renew():
-                self._renew()
-
-    def worker_came_back(self) -> None:
+    def came_back(self) -> None:
         """An adopted worker is connected: it is told who we are, or that it is to end."""
         self._came_back = True
         if self._asked_to_stop:
             self.stop()
-        elif not self._killed:
+        elif not self.killed:
             self.ask(m.Adopt, supervisor_pid=self._services.supervisor_pid)
 
-    def _renew(self) -> None:
-        """It cannot do what `Init` asks and holds nothing of the guest's; a successor can."""
-        if not self._initialising:
-            self.worker_broke_protocol(_not_asked_for(self._device, "Renew"))
-        elif not (self._asked_to_stop or self._killed):
+    def introduced(self) -> None:
+        """It has said what it is doing."""
+        self._adopting = False
+
+    def answered(self, event: t.Event) -> None:
+        """It says that it did what it was asked to; ended if it was not asked."""
+        if not (self._asked_to_stop or self.killed):
+            self._deadline.cancel()
+            self.watched = True
+        if self._owner.worker_said_illegal(event):
+            self.distrusted(not_asked_for(self._device, type(event).__name__))
+
+    def renewed(self) -> None:
+        """It waits for its end, and that is no failure."""
+        if not (self._asked_to_stop or self.killed):
             self._failure = ExitKind.RENEW
             self._kill()
 
-    def _present(self, message: m.Present) -> None:
-        """What an adopted worker is doing."""
-        self._adopting = False
-        if message.text:
-            self.failed(message.blame or Blame.US, message.text, message.stage)
-        elif self._take_nodes(message.nodes, rewrite_state=None):
-            self._log.info("worker: process %s adopted, %s", self.pid, message.phase)
-            text = f"process {self.pid}, {message.phase}"
-            self._services.events.add("adopted", str(self._device), text)
-            self._answered(t.WorkerPresent(t.WorkerPhase(message.phase), message.greeted))
-            self.tell(m.SetLogLevel, level=self.log_level)
-
-    def worker_broke_protocol(self, error: BackendBug) -> None:
+    def distrusted(self, error: BackendBug) -> None:
         """Whatever it is, it is no worker of ours any more."""
         self._failure = ExitKind.CRASH
         self._kill()
         self._owner.report(Blame.US, str(error), stage="protocol")
         self._owner.worker_said_illegal(t.WorkerFailed(Blame.US))
-
-    def _answered(self, event: t.Event) -> None:
-        if not (self._asked_to_stop or self._killed):
-            self._deadline.cancel()
-            self.watched = True
-        if self._owner.worker_said_illegal(event):
-            self.worker_broke_protocol(_not_asked_for(self._device, type(event).__name__))
-
-    def _take_nodes(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> bool:
-        if refusal := self._publications.refusal(nodes):
-            error = BackendBug(f"message of worker: {self._device}: {refusal}")
-            self.worker_broke_protocol(error)
-            return False
-        if rewrite_state is not None and not self._owner.serving:
-            return True  # said before it heard that its ring is to be given back
-        self._owner.nodes_given(nodes, rewrite_state=rewrite_state)
-        return True
 
     # --- helpers
 
@@ -431,7 +361,7 @@ class WorkerLink:
         self._services.events.add(kind, str(self._device), text)
 
     def _given_up(self) -> None:
-        self._killed = True
+        self.killed = True
         self.watched = False
         self._deadline.cancel()
 
@@ -448,7 +378,3 @@ class WorkerLink:
 
     def _arm(self, seconds: float, cause: str) -> None:
         self._deadline.set(seconds, self.hung, cause)
-
-
-def _not_asked_for(device: DeviceId, what: str) -> BackendBug:
-    return BackendBug(f"message of worker: {device}: {what}: not asked for")

@@ -18,6 +18,7 @@ from shared.worker_spec import JailSpec
 from supervisor.door import make_door, socket_path
 from supervisor.jails import Jails, check_unjailed, warn_of_weak
 from supervisor.records import Orphan, WorkerRecord
+from supervisor.reload import difference
 from supervisor.userids import UserIds
 from supervisor.workerlink import JAIL_RETRY
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
@@ -206,3 +207,10 @@ def test_make_door_something_in_its_place_is_for_the_operator(tmp_path: Path) ->
     (tmp_path / "bus").touch()
     with pytest.raises(ConfigError, match="runtime_dir"):
         make_door(tmp_path)
+
+
+def test_reload_of_the_general_jail_changes_the_types_without_their_own() -> None:
+    """What is written for a type counts for it; workers that live keep theirs."""
+    types = {"a": TypeConfig(handler="block"), "b": TypeConfig(handler="block", jail=RANGE)}
+    old, new = Config(types=types), Config(types=types, jail=JailConfig(memory=99))
+    assert difference(old, new).changed == ("a",)

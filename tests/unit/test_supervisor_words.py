@@ -10,7 +10,7 @@ import pytest
 from shared import messages as m
 from shared.errors import Blame
 from shared.limits import PUBLISHED_NODES_MAX
-from supervisor.workerlink import FAILURES_HEARD
+from supervisor.workerwords import FAILURES_HEARD
 from tests.fakes.clock_loop import in_clock_loop, settle
 from tests.fakes.supervisor_world import ERROR, VBD, world_of
 

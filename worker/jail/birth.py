@@ -26,6 +26,7 @@ NEEDED_UNTIL_ENTRY: Final = (
     Capability.DAC_OVERRIDE,  # the image, the journal and the hypervisor's devices: anybody's
     Capability.DAC_READ_SEARCH,
     Capability.SYS_ADMIN,  # mount and pivot_root
+    Capability.SYS_CHROOT,  # where the root cannot be pivoted away
     Capability.SETGID,
     Capability.SETUID,
 )
