@@ -182,6 +182,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class NotSpared:
+    """The supervisor's unit spares it when the host runs out of memory (OOMScoreAdjust=), and
+    children inherit that. A worker can be replaced, and one that was taken over may be the cause.
+    """
+
+    name: str = "oom-score"
+
+    def describe(self) -> str:
+        return "not spared when memory is short"
+
+    def execute(self) -> None:
+        score = Path("/proc/self/oom_score_adj")
+        try:
+            if int(score.read_text()) < 0:
+                score.write_text("0")
+        except FileNotFoundError:
+            raise LeftOutError("/proc is not mounted") from None
+
+
+@dataclass(frozen=True, slots=True)
 class NoNewPrivileges:
     """No program that is executed gives privileges; also what lets anybody install a filter."""
 
