@@ -41,6 +41,10 @@ _CLONE_NEWUSER: Final = 0x10000000
 _PR_SET_DUMPABLE: Final = 4
 _PATIENCE: Final = 30.0
 
+SUCCESS: Final = 1
+REFUSED: Final = 1000
+"""Added to the errno of a refusal, where an outcome is told as a number."""
+
 
 def _call(function: Callable[..., int], *arguments: object) -> None:
     """A function of the C library, or a system call; raises OSError."""

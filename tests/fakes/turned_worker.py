@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: MIT
 """A worker that its guest has taken over: does what its frontend writes into the node `attack`.
 
-Imported by the fork server, it takes the place of the handler `block`, so that all else is real:
-the jail, its list of system calls, the disk it serves. The node holds lines `name argument`, the
-names of `tests.fakes.attacks`. What came of line N it tells in its counters: `outcome_N` is 1 for
-success, an errno + 1000 for a refusal.
+Imported by the fork server, and by nobody else: it takes the place of the handler `block` there, so
+that all else is real, the jail, its list of system calls, the disk it serves. The node holds lines
+`name argument`, the names of `tests.fakes.attacks`. What came of line N it tells in its counters:
+`outcome_N` is 1 for success, an errno + 1000 for a refusal.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from shared import handlers
 from shared.handlers import HandlerInfo
-from tests.fakes.attacks import ATTACKS
+from tests.fakes.attacks import ATTACKS, REFUSED, SUCCESS
 from worker.devices.block import BlockDevice
-
-SUCCESS: Final = 1
-REFUSED: Final = 1000
 
 
 class TurnedDisk(BlockDevice):

@@ -24,7 +24,7 @@ import pytest
 from bench.lab import Lab
 from shared.control import DeviceStatus, Events, EventsReply
 from supervisor.door import socket_path
-from tests.fakes.turned_worker import REFUSED
+from tests.fakes.attacks import REFUSED
 from tests.process.lab_world import CONFIG, DEADLINE, Guest, Neighbour, World
 
 pytestmark = pytest.mark.skipif(
@@ -102,6 +102,7 @@ def attempts(world: World, abstract: str) -> list[Attempt]:
     return [
         Attempt("open_file", "/etc/passwd", (none,)),
         Attempt("open_file", "/dev/mem", (none,)),
+        Attempt("open_file", "/dev/xen/xenbus", (none,)),
         Attempt("open_file", "/proc/self/status", (none,)),
         Attempt("open_file", f"{directory}/journal/{file}", (none,)),
         Attempt("open_file", f"{directory}/workers/{file}", (none,)),

@@ -35,7 +35,8 @@ def test_xenstored_absent_at_start_is_one_clear_line(hypervisor: str, said: str)
     try:
         done = lab.run("serve", "-c", str(lab.config_path))
         assert done.returncode == HOST_ERROR
-        [line] = done.stderr.splitlines()
+        # Apart from that, a host may have no control groups for workers.
+        [line] = [one for one in done.stderr.splitlines() if "WARNING jail: " not in one]
         assert said in line
         assert not list(lab.directory.glob("*.sock"))
     finally:

@@ -22,6 +22,11 @@ def group_of(pid: int) -> str:
     return next(line[3:] for line in lines if line.startswith("0::"))
 
 
+def score_of(pid: int) -> int:
+    """How willingly the kernel kills a process when memory is short."""
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def mount() -> Path | None:
     """Where version 2 of the control groups is mounted."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -59,7 +64,9 @@ class GroupLab(Lab):
 
     @property
     def command(self) -> list[str]:
-        script = f'echo $$ > {self.part}/cgroup.procs && exec "$0" "$@"'
+        # Spared as its unit has it, where that is allowed.
+        spare = "{ echo -500 > /proc/self/oom_score_adj; } 2>/dev/null"
+        script = f'{spare}; echo $$ > {self.part}/cgroup.procs && exec "$0" "$@"'
         return ["sh", "-c", script, *super().command]
 
 
@@ -75,6 +82,7 @@ def test_jail_cgroups_each_worker_has_a_leaf_for_its_life(part: Path) -> None:
             assert lab.supervisor is not None
             assert first.pid is not None
             assert group_of(lab.supervisor.pid).endswith(f"/{part.name}/{OURS}")
+            assert max(0, score_of(lab.supervisor.pid)) == score_of(first.pid)
             name = guest.device.replace("/", "-")
             leaf = Path(group_of(first.pid))
             assert leaf.name == f"{name}.1"

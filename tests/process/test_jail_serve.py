@@ -101,8 +101,10 @@ def test_jail_seals_grants_once_all_pages_were_seen(world: World) -> None:
     with world.untouched(), world.guest(kind="qdisk") as guest:
         assert guest.disk.connect(DEADLINE).slots == 64  # four pages more could not be kept mapped
         assert guest.disk.run_load(all_pages).ok
-        first = world.lab.wait_device(guest.device, lambda _: _sealed(world, guest))
-        assert first.counters["persistent_grants"] == 704
+        world.lab.wait_device(
+            guest.device,
+            lambda one: _sealed(world, guest) and one.counters.get("persistent_grants") == 704,
+        )
         guest.works()
 
         guest.disk.reconnect(DEADLINE)

@@ -68,6 +68,7 @@ def test_jail_plan_of_root_leaves_nothing_out_and_keeps_the_order() -> None:
         "environment",
         "umask",
         "limits",
+        "oom-score",
         "no_new_privs",
         "mounts",
         "network",

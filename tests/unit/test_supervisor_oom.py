@@ -107,3 +107,26 @@ async def test_link_oom_has_its_word_and_counts(tmp_path_factory: pytest.TempPat
     assert (world.status().last_failure, world.status().failures) == ("oom", 1)
     assert "for want of memory" in world.status().error
     assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+
+
+def test_oom_worker_with_a_group_of_its_own_is_judged_by_that(host: Host, tmp_path: Path) -> None:
+    """It enters the group after the fork, and what happens in the others' is none of it."""
+    leaf = tmp_path / "leaf"
+    leaf.mkdir()
+    (leaf / "memory.events").write_text("oom_kill 0\n")
+    host.kills.watch(20, leaf)
+    host.count(6)
+    assert not host.kills.claim(20)
+    (leaf / "memory.events").write_text("oom_kill 3\noom_group_kill 1\n")
+    assert host.kills.claim(20)
+
+
+def test_oom_group_that_does_not_count_leaves_the_one_of_the_fork(
+    host: Host, tmp_path: Path
+) -> None:
+    """No memory controller in version 2, as on hybrid hosts."""
+    (host.proc / "20").mkdir()
+    (host.proc / "20" / "cgroup").write_text(host.membership + "\n")
+    host.kills.watch(20, tmp_path / "no such")
+    host.count(6)
+    assert host.kills.claim(20)

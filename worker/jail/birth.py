@@ -26,6 +26,7 @@ NEEDED_UNTIL_ENTRY: Final = (
     Capability.DAC_OVERRIDE,  # the image, the journal and the hypervisor's devices: anybody's
     Capability.DAC_READ_SEARCH,
     Capability.SYS_ADMIN,  # mount and pivot_root
+    Capability.SYS_CHROOT,  # where the root cannot be pivoted away
     Capability.SETGID,
     Capability.SETUID,
 )
@@ -178,6 +179,26 @@ class Limits:
             hard = resource.getrlimit(which)[1]
             value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(which, (value, value))
+
+
+@dataclass(frozen=True, slots=True)
+class NotSpared:
+    """The supervisor's unit spares it when the host runs out of memory (OOMScoreAdjust=), and
+    children inherit that. A worker can be replaced, and one that was taken over may be the cause.
+    """
+
+    name: str = "oom-score"
+
+    def describe(self) -> str:
+        return "not spared when memory is short"
+
+    def execute(self) -> None:
+        score = Path("/proc/self/oom_score_adj")
+        try:
+            if int(score.read_text()) < 0:
+                score.write_text("0")
+        except FileNotFoundError:
+            raise LeftOutError("/proc is not mounted") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Capability(enum.IntEnum):
     SETGID = 6
     SETUID = 7
     SETPCAP = 8
+    SYS_CHROOT = 18
     SYS_ADMIN = 21
 
 

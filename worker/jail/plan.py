@@ -89,6 +89,7 @@ def _birth(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
     threads = spec.pids if _own_user(spec, facts) else None
     mapped = birth.MAPPED[subject.hypervisor]
     yield birth.Limits(spec.open_files, threads, spec.memory, spec.pids, mapped)
+    yield birth.NotSpared()
     yield birth.NoNewPrivileges()
     for flag, name, text in birth.NAMESPACES:
         step = birth.Namespace(flag, name, text)
