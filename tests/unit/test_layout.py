@@ -64,7 +64,7 @@ def test_layout_every_behaviour_of_the_original_core_has_its_test() -> None:
 
 
 def test_layout_every_hostile_case_of_handshake_and_life_cycle_has_its_test() -> None:
-    """The numbers of the checklist that apply to disks: 8 is of 9pfs; 37 to 39 are process tests."""
+    """The numbers that apply to disks: 8 is of 9pfs, and 37 to 39 are process tests."""
     names = [
         node.name
         for path in sources("tests/hostile")
