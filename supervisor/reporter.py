@@ -52,9 +52,12 @@ class Reporter:
     def report(self, blame: Blame, text: str, stage: str, *, hotplug: bool) -> None:
         """Log an error and keep it for `write`; `hotplug` tells a waiting toolstack too."""
         # It may be a worker's own words, and those of one that was taken over.
-        text = self.text = neutral(text)[:TEXT_MAX]
+        text = neutral(text)[:TEXT_MAX]
+        # What is tried again whenever its guest does something fails as often.
+        bounded = blame is Blame.GUEST or text == self.text
+        self.text = text
         line = f"{stage}: " + text.replace(f"{self._device}: ", "", 1)
-        if blame is not Blame.GUEST or self.guest_may_log():
+        if not bounded or self.guest_may_log():
             self._log.log(logging.WARNING if blame is Blame.GUEST else logging.ERROR, "%s", line)
             self._services.events.add("error", str(self._device), line)
         self._to_write, self._lost = (blame, text, hotplug), None

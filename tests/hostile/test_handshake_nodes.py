@@ -21,7 +21,7 @@ from shared.untrusted import quote
 from shared.xenbus import XenbusState
 from tests.hostile.frontend import Nodes, give_back, offer, publish, say
 from tests.hostile.scene import Scene
-from tests.process.lab_world import Guest
+from tests.process.lab_world import DEADLINE, Guest
 
 EPROTO = 71
 NO_NUMBER = "is not a decimal number"
@@ -230,11 +230,11 @@ def test_f06_protocol_nobody_speaks_closes_the_device(scene: Scene) -> None:
 def test_f06_protocol_may_be_another_one_in_each_connection(scene: Scene) -> None:
     """64 bit, 32 bit, 64 bit: each connection is served in the layout it said."""
     with scene.hostile() as guest:
-        guest.disk.connect()
+        guest.disk.connect(DEADLINE)
         guest.works()
         for protocol in ("x86_32-abi", "x86_64-abi"):
             guest.disk.protocol = protocol
-            guest.disk.reconnect()
+            guest.disk.reconnect(DEADLINE)
             guest.works()
         assert scene.lab.wait_connected(guest.device).error == ""
 
