@@ -239,11 +239,11 @@ def test_f15_request_without_an_event_is_found_when_the_worker_looks() -> None:
 
 
 def test_f15_no_event_is_lost_to_a_guest_that_sends_only_those_asked_for() -> None:
-    """One request at a time, fifty thousand times, at every moment of the worker's way into
+    """One request at a time, thousands of times, at every moment of the worker's way into
     its sleep: it is rung for only if it asked, and yet each request is served."""
     with flip_bench(LAYOUT_64, engine=lib.BLK_ENGINE_SYNC, poll_us=0) as it:
         assert it.attach(persistent=False, journal=False) == 0
 
-        assert it.serve_polite_guest(50_000) == lib.BLK_WAKE
+        assert it.serve_polite_guest(1_500) == lib.BLK_WAKE
         assert it.report()["first"] == ""
-        assert it.counters().f_req == 50_000
+        assert it.counters().f_req == 1_500

@@ -5,6 +5,7 @@
  * request comes between its last look at req_prod and its wish for an event.
  */
 #include <errno.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,7 +34,11 @@ static bool wait_for_answers(struct flip *flip, uint32_t left)
 
     for (uint32_t i = 0; flip->prod - load_acquire32(index_at(flip, RING_RSP_PROD)) > left; i++) {
         cpu_relax();
-        if (i % 1024 == 0 && (seconds() > end || __atomic_load_n(&flip->stop, __ATOMIC_RELAXED)))
+        if (i % 1024)
+            continue;
+        if (i)
+            sched_yield(); /* there may be one processor for both of us */
+        if (seconds() > end || __atomic_load_n(&flip->stop, __ATOMIC_RELAXED))
             return false;
     }
     return true;
