@@ -9,7 +9,7 @@ NATIVE := $(wildcard shared/native/*.[hpy]* worker/native/*.[chpy]* shared/embed
 	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
 NATIVE := $(filter-out %/_%,$(NATIVE))
 
-.PHONY: help setup demo test test-xen check format bench bench-adoption bench-devices bench-recovery bench-xen chaos install clean
+.PHONY: help setup demo test test-xen check format bench bench-adoption bench-devices bench-hostile bench-recovery bench-xen chaos install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,6 +48,9 @@ bench-adoption: $(STAMP) ## what a guest notices of a supervisor's death, and of
 
 bench-devices: $(STAMP) ## 500 devices: connect, memory, mass kill
 	@$(BIN)/python -m bench.devices
+
+bench-hostile: $(STAMP) ## what one hostile guest costs the others, and whether anything grows
+	@$(BIN)/python -m bench.hostile
 
 bench-recovery: $(STAMP) ## journal beside ring order: cost, and fast requests beside slow ones
 	@$(BIN)/python -m bench.recovery

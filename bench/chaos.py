@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`make chaos`: guests with verified I/O while everything that serves them is killed.
 
-    calm       nothing is done; the latency to compare with
+    calm       nothing is done; the latency to compare with. Before each minute of chaos and after
+               the last, for a machine's own pace changes within minutes
     chaos      the plan (`chaos_plan`), loads paced so that the CPUs have time left
     flat out   its last quarter: the plan goes on, loads are not paced; in no figure of latency
     settled    everything continued, every guest reads back all that it knows, and is rebooted
@@ -15,6 +16,8 @@ machine as of us.
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import os
 import secrets
 import sys
@@ -39,6 +42,10 @@ from supervisor.cli.client import Client
 
 CALM: Final = 6.0
 """Seconds: every guest goes through all its loads twice."""
+SLICE: Final = 54.0
+"""Seconds of chaos from one calm to the next."""
+REST: Final = 2.0
+"""Seconds from the last deed to the calm: what was killed last is served again by then."""
 FLAT_OUT: Final = 0.25
 SETTLE: Final = 60.0
 FLOOR_PAUSE: Final = 100.0
@@ -59,7 +66,8 @@ class Chaos:
             ChaosGuest(lab, number, options.seed, toolstack) for number in range(options.guests)
         ]
         self._hand = Hand(lab, self._guests, toolstack)
-        self._cpu: dict[str, tuple[float, float]] = {}
+        self._cpu: dict[str, list[int]] = {}
+        """Of each phase, as `_cpu_ticks`."""
         self.wrong: list[str] = []
 
     def run(self, plan: list[Step]) -> None:
@@ -70,26 +78,36 @@ class Chaos:
         before = self._count(None)
         for guest in self._guests:
             guest.start()
-        calm = self._phase("calm", lambda: threading.Event().wait(self._options.calm))
-        seconds = self._options.seconds
-        flat_out = seconds * (1 - FLAT_OUT)
-        begin = time.monotonic()
-        early = [step for step in plan if step.at < flat_out]
-        chaos = self._phase("chaos", lambda: self._hand.carry_out(early, begin))
+        flat_out = self._options.seconds * (1 - FLAT_OUT)
+        calm, chaos, at = [self._calm()], [], 0.0
+        while at < flat_out:
+            until = min(at + SLICE, flat_out)
+            chaos.append(self._phase("chaos", functools.partial(self._deeds, plan, at, until)))
+            threading.Event().wait(REST)
+            calm.append(self._calm())
+            at = until
         for guest in self._guests:
             guest.paced = False
-        late = [step for step in plan if step.at >= flat_out]
-        self._phase("flat out", lambda: self._hand.carry_out(late, begin))
+        self._phase("flat out", lambda: self._deeds(plan, flat_out, math.inf))
         self._settle(before)
         busy = [span for guest in self._guests for span in guest.made]
         records = [Records(guest.record) for guest in self._guests]
         self._report(make_figures(records, self._hand.done, calm, chaos, busy))
 
+    def _calm(self) -> Span:
+        return self._phase("calm", lambda: threading.Event().wait(self._options.calm))
+
+    def _deeds(self, plan: list[Step], begin: float, end: float) -> None:
+        """Carry out the part of the plan between two moments of it."""
+        steps = [step for step in plan if begin <= step.at < end]
+        self._hand.carry_out(steps, time.monotonic() - begin)
+
     def _phase(self, name: str, work: Callable[[], object]) -> Span:
-        begin, cpu = time.monotonic_ns(), _cpu_ticks()
+        begin, before = time.monotonic_ns(), _cpu_ticks()
         work()
-        ours, used, total = (now - was for now, was in zip(_cpu_ticks(), cpu, strict=True))
-        self._cpu[name] = ours / max(total, 1), used / max(total, 1)
+        spent = [now - was for now, was in zip(_cpu_ticks(), before, strict=True)]
+        sums = self._cpu.setdefault(name, [0, 0, 0])
+        sums[:] = map(sum, zip(sums, spent, strict=True))
         return begin, time.monotonic_ns()
 
     def _settle(self, before: held.Held) -> None:
@@ -164,7 +182,7 @@ class Chaos:
         say(f"worker kills: {rate:.0f} a minute (floor {FLOOR_KILLS:g}) {held_}")
         self._report_pauses(figures)
         self._report_others(figures)
-        cpu = (f"{k} {ours:.0%} of {used:.0%}" for k, (ours, used) in self._cpu.items())
+        cpu = (f"{k} {a / c:.0%} of {b / c:.0%}" for k, (a, b, c) in self._cpu.items() if c)
         say("CPUs, this run's share of what is in use: " + ", ".join(cpu))
 
     def _report_pauses(self, figures: Figures) -> None:
@@ -213,7 +231,7 @@ def _cpu_ticks() -> tuple[int, int, int]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description="Kill everything but guests.")
     parser.add_argument("--seconds", type=float, default=60.0, help="of chaos")
-    parser.add_argument("--calm", type=float, default=CALM, help="seconds before it")
+    parser.add_argument("--calm", type=float, default=CALM, help="seconds of each")
     parser.add_argument("--guests", type=int, default=8)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--plan", action="store_true", help="print the plan and do nothing")

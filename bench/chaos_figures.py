@@ -76,7 +76,7 @@ class Figures(NamedTuple):
     outages: list[float]
     """For each killed supervisor, the longest wait of any guest."""
     calm: list[float]
-    """Latencies before the chaos."""
+    """Latencies while nothing was done."""
     others: list[float]
     """Latencies of guests to which nothing was done, while only workers were killed."""
     others_in_outages: list[float]
@@ -85,7 +85,11 @@ class Figures(NamedTuple):
 
 
 def make_figures(
-    records: Sequence[Records], done: Sequence[Done], calm: Span, chaos: Span, busy: Iterable[Span]
+    records: Sequence[Records],
+    done: Sequence[Done],
+    calm: Sequence[Span],
+    chaos: Sequence[Span],
+    busy: Iterable[Span],
 ) -> Figures:
     """Put records and deeds together; `busy` is when guests were made, which takes the CPUs."""
     outages = _joined([(one.begin, one.end + TOUCHED) for one in done if one.deed in _OUTAGES])
@@ -98,7 +102,7 @@ def make_figures(
         stopped = [(one.begin, one.end + TOUCHED) for one in own if one.deed is Deed.STOP]
         begins = [one.begin for one in own]
         for index, one in enumerate(own):
-            if not chaos[0] <= one.begin < chaos[1]:
+            if not _within(one.begin, chaos):
                 continue
             until = min([one.end + WINDOW, *begins[index + 1 : index + 2]])
             wait = record.longest_wait(one.begin, until)
@@ -111,10 +115,13 @@ def make_figures(
             else:
                 figures.pauses.append(wait / MS)
         hit = [(one.begin, one.end + TOUCHED) for one in own]
-        figures.calm.extend(_ms(record.latencies(*calm)))
-        figures.others.extend(_ms(record.latencies(*chaos, _joined([*hit, *around]))))
+        for part in calm:
+            figures.calm.extend(_ms(record.latencies(*part)))
+        untouched = _joined([*hit, *around])
+        for part in chaos:
+            figures.others.extend(_ms(record.latencies(*part, untouched)))
         for span in around:
-            if chaos[0] <= span[0] < chaos[1]:
+            if _within(span[0], chaos):
                 figures.others_in_outages.extend(_ms(record.latencies(*span, _joined(hit))))
     for one in done:
         if one.deed is Deed.SUPERVISOR:
@@ -132,6 +139,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def _ms(values: Iterable[int]) -> Iterable[float]:
     return (value / MS for value in values)
+
+
+def _within(moment: int, spans: Iterable[Span]) -> bool:
+    return any(begin <= moment < end for begin, end in spans)
 
 
 def _meets(first: int, last: int, spans: Iterable[Span]) -> bool:

@@ -103,6 +103,12 @@ def open_files(pid: int) -> int | None:
         return None
 
 
+def resident(pid: int) -> int:
+    """KiB of memory a process has resident."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
 def cpu_ticks(pid: int) -> int:
     """Clock ticks a process and the children it waited for have used; 0 if it is gone."""
     try:

@@ -44,6 +44,8 @@ class Lab:
         self.config_path = self.directory / "xenbackd.yaml"
         self.log_path = self.directory / "log"
         self.embedded_dir = self.directory / "embedded"
+        self.backend_domid = 0
+        """Domain that serves."""
         self.keep = False
         """Leave the directory, with the log, where it is."""
         self._own_hypervisor = own_hypervisor

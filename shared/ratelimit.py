@@ -25,6 +25,10 @@ class RateLimit:
         self._tokens -= 1
         return True
 
+    def give(self) -> None:
+        """One more is allowed than time alone would allow, up to the burst."""
+        self._tokens = min(self._burst, self._tokens + 1)
+
     def take_suppressed(self) -> int:
         """How many were refused since the last call."""
         count, self.suppressed = self.suppressed, 0

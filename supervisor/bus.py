@@ -72,8 +72,9 @@ REST: Final = 0.02
 
 MESSAGES_BURST: Final = 256
 MESSAGES_PERIOD: Final = 0.02
-"""A worker may send that many messages at once and then one per period (seconds). It needs about
-one a second; the burst is for what piled up while the supervisor was stopped."""
+"""A worker may send that many messages at once and then one per period (seconds), answers to orders
+apart. It needs about one a second; the burst is for what piled up while the supervisor was
+stopped."""
 
 PARKED_MAX: Final = 64
 """Hellos kept of processes whose pid the fork server has not told us yet."""
@@ -212,6 +213,8 @@ class Bus:
             self._schedule_drain()
         peer.sent = message.seq + 1
         if isinstance(message, _ANSWERED):
+            # A guest decides how often its worker is asked: the answer is not counted against it.
+            peer.budget.give()
             self._await(message.device)
         return True
 

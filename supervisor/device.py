@@ -193,8 +193,8 @@ class Device:
         self._removal.cancel()
         if self._retry is not None:
             self._retry.cancel()
-        task = self._task
-        if task is not None and task is not asyncio.current_task():
+        self.reporter.over()
+        if (task := self._task) is not None and task is not asyncio.current_task():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 

@@ -48,9 +48,11 @@ class Reporter:
 
     def report(self, blame: Blame, text: str, stage: str, *, hotplug: bool) -> None:
         """Log an error and keep it for `write`; `hotplug` tells a waiting toolstack too."""
+        # What is tried again whenever its guest does something fails as often.
+        bounded = blame is Blame.GUEST or text == self.text
         self.text = text
         line = f"{stage}: " + text.replace(f"{self._device}: ", "", 1)
-        if blame is not Blame.GUEST or self.guest_may_log():
+        if not bounded or self.guest_may_log():
             self._log.log(logging.WARNING if blame is Blame.GUEST else logging.ERROR, "%s", line)
             self._services.events.add("error", str(self._device), line)
         self._to_write, self._lost = (blame, text, hotplug), None
@@ -109,6 +111,11 @@ class Reporter:
             text = f"{before} -> {state}"
             self._log.info("%s", text)
             self._services.events.add("state", str(self._device), text)
+
+    def over(self) -> None:
+        """The device is no more: say what was left out and no line followed that would."""
+        if suppressed := self._lines.take_suppressed() + self._states.take_suppressed():
+            self._log.warning("suppressed %d lines", suppressed)
 
     def guest_may_log(self) -> bool:
         """Whether one more line or event that a guest caused is within bounds."""

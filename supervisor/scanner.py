@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Final, Protocol
+from typing import Final
 
 from shared import lifecycle_types as t
 from shared.device_id import DEVID_MAX, DOMID_FIRST_RESERVED, DeviceId
@@ -48,6 +48,7 @@ from supervisor.paths import (
 )
 from supervisor.registry import Registry
 from supervisor.services import Services
+from supervisor.store import Changed
 
 _log = logging.getLogger("xenbackd.scanner")
 
@@ -56,18 +57,6 @@ PARALLEL: Final = 16
 
 RELEASE: Final = "@releaseDomain"
 INTRODUCE: Final = "@introduceDomain"
-
-
-class Changed(Protocol):
-    """A watch event of the client."""
-
-    @property
-    def path(self) -> str:
-        """What changed."""
-
-    @property
-    def token(self) -> str:
-        """Which watch says so."""
 
 
 class Scanner:
@@ -282,7 +271,7 @@ class Scanner:
         )
         if not seen.there or not introduced:
             self._end_orphan(id_)
-            self._told.pop(id_, None)
+            await self._forgive(id_)
             return
         if seen.frontend is None:
             raise ConfigError(f"set-up: {id_}: node frontend: absent")
@@ -313,7 +302,7 @@ class Scanner:
             del services.orphans[id_]
             device.adopt(orphan)
             device.feed(t.TypeEnabled(id_.type in self._handlers))
-        self._told.pop(id_, None)
+        await self._forgive(id_)
         device.log.info("taken up: backend %s, frontend %s", seen.state, untrusted_state)
         # What happened since the first read found nobody who would hear of it.
         device.backend_event(None)
@@ -339,6 +328,14 @@ class Scanner:
             await self._services.publisher.write_error(id_, None, blame, text, hotplug=True)
         except HostError as error:
             _log.debug("%s", error)
+
+    async def _forgive(self, id_: DeviceId) -> None:
+        """What it was refused for is over, or it is gone: so is what was said of it."""
+        if self._told.pop(id_, None) is not None:
+            try:
+                await self._services.publisher.clear_error(id_)
+            except HostError as error:
+                _log.debug("%s", error)
 
     def forget(self, id_: DeviceId) -> None:
         """A device is over: drop it, and look whether another one stands in its place (S8)."""

@@ -50,3 +50,15 @@ class Store(Protocol):
 
     async def is_domain_introduced(self, domid: int) -> bool:
         """Whether xenstored knows the domain."""
+
+
+class Changed(Protocol):
+    """A watch event of the client."""
+
+    @property
+    def path(self) -> str:
+        """What changed."""
+
+    @property
+    def token(self) -> str:
+        """Which watch says so."""

@@ -54,7 +54,9 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
             journal = open_journal(spec.journal, spec.device) if spec.journal else -1
             handler = load(spec.handler)
             options = _options(spec, handler)
-            hypervisor = open_hypervisor(spec.hypervisor, Path(spec.embedded_dir))
+            hypervisor = open_hypervisor(
+                spec.hypervisor, Path(spec.embedded_dir), spec.backend_domid
+            )
             handles = hypervisor.open_handles(grants=handler.needs_grants)
         except BlamedError as error:
             bus.send(Failed, stage="alloc", blame=error.blame, text=str(error)[:TEXT_MAX])

@@ -15,14 +15,14 @@ from shared.worker_spec import HypervisorKind
 EVTCHN_DEVICE: Final = Path("/dev/xen/evtchn")
 
 
-def open_hypervisor(kind: HypervisorKind, embedded_dir: Path) -> Hypervisor:
-    """The hypervisor of that kind.
+def open_hypervisor(kind: HypervisorKind, embedded_dir: Path, domid: int = 0) -> Hypervisor:
+    """The hypervisor of that kind; the embedded one seen from domain `domid`.
 
     Raises:
         HostError: Xen is asked for on a host that has none.
     """
     if kind == "embedded":
-        return EmbeddedHypervisor(embedded_dir)
+        return EmbeddedHypervisor(embedded_dir, domid)
     if not EVTCHN_DEVICE.exists():
         raise HostError(
             f"open hypervisor: xen: {EVTCHN_DEVICE} is not on this host (modprobe xen-evtchn);"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A worker without a device: answers every order, or misbehaves as its options say.
 
-`options = {"mode": …}`: normal, mute (never says Hello), exit:N, garbage, gap, huge,
+`options = {"mode": …}`: normal, mute (never says Hello), exit:N, garbage, gap, huge, flood,
 modules, present, publish.
 """
 
@@ -42,6 +42,9 @@ class Worker:
         elif mode == "huge":
             self.socket.send(b"x" * 5000)
             self.say(m.Beat, counters={})
+        elif mode == "flood":
+            while True:
+                self.say(m.Beat, counters={})
         elif mode == "modules":
             loaded = sum(1 for name in sys.modules if name.split(".")[0] == "supervisor")
             secrets = sum(1 for name in os.environ if name.startswith("XBD_SECRET"))

@@ -16,7 +16,6 @@ life; what the policy itself does about guests is tests/unit/test_supervisor_pol
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import time
@@ -26,10 +25,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from bench.held import resident
 from bench.lab import Lab
 from shared.control import DeviceStatus
 from shared.xenbus import XenbusState
-from tests.process.lab_world import CONFIG, DEADLINE, Guest, World, running_world
+from tests.process.lab_world import CONFIG, DEADLINE, Guest, Held, World, world_in
 
 LOG_MAX: Final = 32 * 1024
 """Bytes one hostile guest may add to the log, whatever it does in its life."""
@@ -47,7 +47,6 @@ SCENE_CONFIG: Final[Mapping[str, Any]] = {
     "limits": {"domain_restarts": 100_000, "restart_burst": 100_000},
 }
 
-_ERRORS: Final = "/local/domain/0/error/backend/vbd"
 _APART: Final = ("images/", "log", "xenbackd.yaml")
 """What in the lab's directory is the test's own, or is looked at by its size."""
 
@@ -95,7 +94,7 @@ class Scene:
         The log is not looked at: it is bounded, and many cases may share one guest; each begins
         with `forget_error`.
         """
-        error = error_node(guest)
+        error = guest.error
 
         def told() -> bool:
             text = (guest.dom0.read_or_none(error) or b"").decode()
@@ -110,15 +109,23 @@ class Scene:
 
     def forget_error(self, guest: Guest) -> None:
         """Take away what an earlier case left, lest `refused` finds that."""
-        if guest.dom0.read_or_none(error_node(guest)) is not None:
-            guest.dom0.rm(error_node(guest))
+        if guest.dom0.read_or_none(guest.error) is not None:
+            guest.dom0.rm(guest.error)
 
     def starts_anew(self, guest: Guest) -> None:
         """The guest begins again as after a reboot and is served: nothing is held against it."""
-        guest.disk.advance()
+        # Closed first: offering one ring and at once another is a way to hang one's own disk.
+        guest.xs.write(f"{guest.frontend}/state", XenbusState.CLOSED.to_wire())
+        guest.wait_backend(XenbusState.CLOSED)
         guest.disk.restart()
         guest.disk.connect(DEADLINE)
         guest.works()
+
+    def holds_no_more_than(self, before: Held) -> None:
+        """Wait until ports, mappings, handles, watches and descriptors are as they were."""
+        self.lab.wait(
+            lambda: self.world.held().no_more_than(before, None), DEADLINE, f"no more than {before}"
+        )
 
     def books(self) -> Books:
         """Count now."""
@@ -150,23 +157,22 @@ class Scene:
         assert grown <= LOG_MAX, f"{grown} bytes of log\n{self.lab.log()[-grown:][:4000]}"
 
 
-def error_node(guest: Guest) -> str:
-    """Where the kernel's backends say what is wrong with a device, and we too."""
-    return f"/local/domain/0/error/backend/{guest.device}/error"
-
-
-def resident(pid: int) -> int:
-    """KiB of memory a process has resident."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
-
-
 @contextmanager
 def running_scene(config: Mapping[str, Any] = SCENE_CONFIG) -> Iterator[Scene]:
     """A xenbackd on the embedded hypervisor with an innocent guest under I/O."""
-    with running_world(config) as world:
+    with scene_in(Lab(config)) as scene:
+        yield scene
+
+
+@contextmanager
+def scene_in(installation: Lab) -> Iterator[Scene]:
+    """The same in an installation that is not started yet."""
+    with world_in(installation) as world:
         with world.lab.xenstore() as store:
-            store.mkdir(_ERRORS)  # made once for all devices, by the first that has an error
+            # Made once for all devices, by the first that has an error.
+            errors = f"/local/domain/{installation.backend_domid}/error/backend/vbd"
+            store.mkdir(errors)
+            store.set_perms(errors, [f"n{installation.backend_domid}"])
         yield Scene(world)
 
 

@@ -62,6 +62,7 @@ class Guest(NamedTuple):
     disk: BlockFrontend
     kind: str = "vbd"
     image: str = ""
+    backend_domid: int = 0
 
     @property
     def device(self) -> str:
@@ -71,7 +72,12 @@ class Guest(NamedTuple):
     @property
     def backend(self) -> str:
         """Backend directory."""
-        return backend_path(self.domain.domid, self.disk.devid, self.kind)
+        return backend_path(self.domain.domid, self.disk.devid, self.kind, self.backend_domid)
+
+    @property
+    def error(self) -> str:
+        """Node the kernel's backends write errors to, and ours."""
+        return f"/local/domain/{self.backend_domid}/error/backend/{self.device}/error"
 
     @property
     def frontend(self) -> str:
@@ -154,17 +160,17 @@ class World:
             Domain.create(directory, "hostile", 1024, domid) as domain,
         ):
             create_domain(dom0, domain.domid, "hostile", memory_kib=4096)
-            attach_disk(dom0, domain.domid, spec)
+            attach_disk(dom0, domain.domid, spec, self.lab.backend_domid)
             with BlockingXenstore(directory / "xenstored" / "domain" / str(domain.domid)) as xs:
                 disk = BlockFrontend(domain, xs, DEVID, **options)
-                yield Guest(self.lab, dom0, domain, xs, disk, kind, path)
+                yield Guest(self.lab, dom0, domain, xs, disk, kind, path, self.lab.backend_domid)
                 disk.release()
 
     # --- what is said
 
     def wait_error(self, guest: Guest, *parts: str, errno: int) -> DeviceStatus:
         """Wait until the error stands in all the places an operator looks at."""
-        path = f"/local/domain/0/error/backend/{guest.device}/error"
+        path = guest.error
         self.lab.wait(
             lambda: _contains((guest.dom0.read_or_none(path) or b"").decode(), parts),
             DEADLINE,
@@ -302,7 +308,14 @@ class Neighbour:
 @contextmanager
 def running_world(config: Mapping[str, Any] = CONFIG, **options: Any) -> Iterator[World]:
     """A lab with a busy neighbour."""
-    with Lab(config, **options) as lab:
+    with world_in(Lab(config, **options)) as world:
+        yield world
+
+
+@contextmanager
+def world_in(installation: Lab) -> Iterator[World]:
+    """The same in an installation that is not started yet."""
+    with installation as lab:
         world = World(lab)
         # Without persistent grants it holds the same number of mappings at any time.
         with world.guest(persistent=False) as guest:

@@ -247,9 +247,9 @@ def test_spawner_fork_server_killed_workers_live_on_and_new_ones_start(directory
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("mode", ["garbage", "gap", "huge", "present"])
+@pytest.mark.parametrize("mode", ["garbage", "gap", "huge", "present", "flood"])
 def test_bus_worker_that_breaks_the_schema_is_denounced(directory: Path, mode: str) -> None:
-    """Garbage, a lost message, or one so large that ZeroMQ cut the connection."""
+    """Garbage, a lost message, one so large that ZeroMQ cut the connection, or far too many."""
 
     async def test() -> None:
         async with host_in(directory) as host:

@@ -63,6 +63,20 @@ def test_layout_every_behaviour_of_the_original_core_has_its_test() -> None:
     assert set(range(1, 26)) - proven == set()
 
 
+def test_layout_every_hostile_case_of_handshake_and_life_cycle_has_its_test() -> None:
+    """The numbers that apply to disks: 8 is of 9pfs, and 37 to 39 are process tests."""
+    names = [
+        node.name
+        for path in sources("tests/hostile")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_f")
+    ]
+    attacked = {name.split("_")[1] for name in names}
+
+    numbers = (*range(1, 8), *range(9, 13), 36, 40)
+    assert {"f38b", *(f"f{number:02}" for number in numbers)} - attacked == set()
+
+
 def test_layout_every_source_file_begins_with_its_licence() -> None:
     """The SPDX line is the first line of every Python and C file."""
     files = [*sources(*PACKAGES, "tests", "bench")]

@@ -77,3 +77,37 @@ def test_bus_rest_after_beats_is_over_when_an_answer_is_due(
 
     with tempfile.TemporaryDirectory(prefix="xbd") as directory:
         asyncio.run(scenario(Path(directory) / "workers.sock"))
+
+
+def test_bus_answers_that_were_asked_for_do_not_use_up_a_workers_budget(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that connects and closes without end has its worker asked as often: no flood."""
+    monkeypatch.setattr(bus, "MESSAGES_BURST", 4)
+    monkeypatch.setattr(bus, "MESSAGES_PERIOD", 3600.0)
+
+    async def scenario(path: Path) -> None:
+        said = Said()
+        ours = Bus(context, path)
+        ours.open()
+        worker = context.socket(zmq.DEALER)
+        worker.connect(f"ipc://{path}")
+        ours.expect(DEVICE, 1, os.getpid(), said)
+
+        async def hears(message: FromWorker) -> None:
+            worker.send(encode(message))
+            async with asyncio.timeout(DEADLINE):
+                assert await said.get() == message
+
+        try:
+            await hears(Hello(device=DEVICE, generation=1, seq=0))
+            for number in range(1, 20):
+                seq = ours.next_seq(DEVICE)
+                assert ours.send(Init(device=DEVICE, generation=1, seq=seq, backend={}))
+                await hears(Initialised(device=DEVICE, generation=1, seq=number, nodes={}))
+        finally:
+            worker.close(linger=0)
+            ours.close()
+
+    with tempfile.TemporaryDirectory(prefix="xbd") as directory:
+        asyncio.run(scenario(Path(directory) / "workers.sock"))

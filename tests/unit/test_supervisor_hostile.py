@@ -15,7 +15,7 @@ from shared.limits import (
     SNAPSHOT_NODES_MAX,
     SUPERVISOR_MESSAGE_MAX,
 )
-from supervisor.reporter import GUEST_PERIOD, STATES_BURST
+from supervisor.reporter import GUEST_BURST, GUEST_PERIOD, STATES_BURST
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
 from tests.fakes.supervisor_world import ERROR, VBD, World
 
@@ -79,6 +79,34 @@ async def test_reporter_guest_that_closes_and_starts_anew_for_ever_has_bounded_l
     world.frontend(6)
     await settle()
     assert any("suppressed" in line for line in caplog.messages)
+    world.frontend(1)
+    await settle()
+    await world.device().close()
+    assert caplog.messages[-1].endswith(" lines")  # of which no later line would have told
+
+
+@in_clock_loop
+async def test_reporter_write_that_is_refused_again_and_again_has_bounded_lines() -> None:
+    """No room in a driver domain's quota: each thing its guest does tries again, and is refused."""
+    world = World()
+    await world.start()
+    world.plug()
+    await settle()
+    world.workers.says(VBD, m.Hello)
+    await settle()
+    world.store.refuse = world.back()
+    world.workers.says(VBD, m.Initialised, nodes={})
+    for _ in range(5 * GUEST_BURST):
+        world.frontend(1)
+        await settle()
+    errors = [event for event in world.events.last(10_000) if event.kind == "error"]
+    assert 0 < len(errors) <= GUEST_BURST + 1
+    assert "ENOSPC" in world.status().error
+
+    world.store.refuse = None
+    world.frontend(1)
+    await settle()
+    assert world.state() == b"2"
 
 
 @in_clock_loop

@@ -124,6 +124,19 @@ async def test_s11_wrong_initial_state_is_said_with_device_and_node() -> None:
     world.store.put(f"{world.back()}/state", b"1")
     await settle()
     assert VBD in world.registry
+    assert ERROR not in world.store.nodes
+
+
+@in_clock_loop
+async def test_s11_refused_device_that_goes_leaves_no_error_behind() -> None:
+    """It was never a device of ours, but what was said of it was ours."""
+    world = await world_of()
+    world.plug(state=7)
+    await settle()
+    assert ERROR in world.store.nodes
+    world.store.remove(world.back())
+    await settle()
+    assert ERROR not in world.store.nodes
 
 
 @in_clock_loop

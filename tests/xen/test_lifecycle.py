@@ -19,8 +19,9 @@ ENDLESS: Final = (
     "--rw=randwrite --bs=4k --size=4m --iodepth=8 --verify_backlog=32 --time_based --runtime=900"
 )
 PATTERN: Final = "dd if=/dev/urandom of=/dev/xvda bs=64k count=32 oflag=direct"
-REUSE_AT_ONCE: Final = "LIBXL_DOMID_REUSE_TIMEOUT=0"
-"""libxl keeps a number from being used again for 60 s otherwise."""
+FORGET_NUMBERS: Final = "rm -f /run/xen/domid-history"
+"""libxl keeps a number from being used again for 60 s otherwise (and for the rest of the second
+with LIBXL_DOMID_REUSE_TIMEOUT=0)."""
 
 
 def made(dom0: Dom0) -> Guest:
@@ -122,8 +123,8 @@ def test_domid_used_again_at_once_disks_are_new(dom0: Dom0, guest: Guest) -> Non
     """A domain that has the number of one that has just gone is not taken for it."""
     before, workers = guest.domid, dom0.look().workers
     guest.run(PATTERN)
-    dom0.run(f"{REUSE_AT_ONCE} xl save -D {guest.name} /srv/saved")
-    dom0.run(f"{REUSE_AT_ONCE} xl restore /srv/saved && rm /srv/saved")
+    dom0.run(f"xl save -D {guest.name} /srv/saved && {FORGET_NUMBERS}")
+    dom0.run("xl restore /srv/saved && rm /srv/saved")
     guest.wait()
     assert guest.domid == before
     connected(dom0, guest)

@@ -73,7 +73,8 @@ class BlockFrontend(DiskIo):
         self.backend_state = XenbusState.UNKNOWN
         self.gone = False
         self._xs = xs
-        self._protocol = protocol
+        self.protocol = protocol
+        """Of the next connection; a kernel may follow another one that spoke otherwise."""
         self._max_order = max_ring_order
         self._want_persistent = persistent
         self._first_index = first_index
@@ -214,7 +215,7 @@ class BlockFrontend(DiskIo):
         self.ring = FrontRing(
             ring=self._pages.address(frames[0]),
             order=order,
-            bits=PROTOCOLS[self._protocol],
+            bits=PROTOCOLS[self.protocol],
             grant_table=self.domain.grant_table_address,
             grant_count=GRANT_ENTRIES,
             ops=channel.native_ops,
@@ -224,7 +225,7 @@ class BlockFrontend(DiskIo):
             persistent=self._persistent,
             first_index=self._first_index,
         )
-        nodes = {"event-channel": str(channel.port), "protocol": self._protocol}
+        nodes = {"event-channel": str(channel.port), "protocol": self.protocol}
         nodes["feature-persistent"] = "1" if self._want_persistent else "0"
         if order == 0:
             nodes["ring-ref"] = str(refs[0])

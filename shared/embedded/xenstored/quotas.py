@@ -27,6 +27,10 @@ TRANSACTIONS_MAX: Final = 10
 TRANSACTION_NODES_MAX: Final = 1024
 """Nodes one transaction may touch: ENOSPC."""
 
+REQUESTS_PER_TURN: Final = 1
+"""Requests of a domain that are carried out before others have their turn, as in xenstored's own
+loop (tools/xenstored/core.c, main). Further ones wait, and nothing more is read."""
+
 CONNECTIONS_MAX: Final = 32
 """Connections of one domain (real domains have one): further ones are closed at once."""
 

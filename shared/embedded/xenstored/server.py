@@ -49,6 +49,8 @@ class Server:
         self._listeners: dict[int, tuple[socket.socket, int]] = {}
         self._connections: dict[int, Connection] = {}
         self._dirty: dict[Connection, None] = {}
+        self._waiting: dict[Connection, None] = {}
+        """Whose requests go on in the next turn."""
         self._journal = Journal(directory / JOURNAL)
         self._store = Store()
         self._requests = Requests(self._store, self)
@@ -134,7 +136,8 @@ class Server:
     # The loop
 
     def _turn(self) -> None:
-        for fd, events in self._poll.poll():
+        waiting, self._waiting = self._waiting, {}
+        for fd, events in self._poll.poll(0 if waiting else None):
             listener = self._listeners.get(fd)
             if listener is not None:
                 self._accept(*listener)
@@ -144,8 +147,11 @@ class Server:
                 continue
             if events & ~select.EPOLLOUT:
                 connection.receive()
-                self._serve(connection)
+                waiting[connection] = None
             self._dirty[connection] = None
+        for connection in waiting:
+            if self._connections.get(connection.fd) is connection:
+                self._serve(connection)
         while self._dirty:
             self._journal.flush(self._store)
             dirty = [c for c in self._dirty if self._connections.get(c.fd) is c]
@@ -162,11 +168,11 @@ class Server:
             self._journal.record(changes)
 
     def _settle(self, connection: Connection) -> None:
-        """Take up what had to wait for room, and ask the poller for what is needed next."""
+        """Take up later what had to wait, and ask the poller for what is needed next."""
         if self._connections.get(connection.fd) is not connection:
             return
-        if not connection.wants_read and not connection.wants_write:
-            self._serve(connection)
+        if connection.waits:
+            self._waiting[connection] = None
         if connection.broken:
             self._drop(connection)
             return
