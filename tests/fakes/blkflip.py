@@ -34,7 +34,7 @@ def native() -> Any:
         "_blkflip",
         declared=types + mark,
         own="blk_flip",
-        sources=["tests/fakes/native/blk_flip.c", "tests/fakes/native/blk_flip_host.c"],
+        sources=[f"tests/fakes/native/blk_flip{part}.c" for part in ("", "_host", "_events")],
     )
 
 
@@ -82,9 +82,9 @@ class FlipBench:
     def attach(self, *, persistent: bool, journal: bool, resume: bool = False) -> int:
         """`blk_attach`."""
         config = {
-            "ring": _over(self._lib.flip_ring(self._flip), "void *"),
+            "ring": _over(self._lib.flip_memory(self._flip), "void *"),
             "connection": {"layout32": self._layout.x86_32, "remote_port": 5, "refs": [8]},
-            "port": 7,
+            "port": self._lib.FLIP_PORT,
             "persistent": persistent,
             "resume": resume,
             "journal_fd": self._journal if journal else -1,
@@ -125,6 +125,19 @@ class FlipBench:
             yield
         finally:
             self._lib.flip_stop(self._flip)
+
+    def serve_polite_guest(self, pushes: int) -> int:
+        """Sleep and serve while the guest sends that many flushes and only the events asked for;
+        the reason for which `blk_run` ended.
+        """
+        done = os.eventfd(0)
+        try:
+            assert self._lib.flip_ring(self._flip, pushes, done) == 0
+            reason: int = block_lib.blk_run(self.device, [done], 1, 120_000)
+        finally:
+            self._lib.flip_stop(self._flip)
+            os.close(done)
+        return reason
 
     def fill(self) -> None:
         """A ring full of good requests."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pages that a guest did not grant, not so, or not any more (F.2: 23), and lost events (15).
+"""Pages that a guest did not grant, not so, or not any more (F.2: 23).
 
 On the embedded hypervisor, whose checks between domains are real. How mapping and copying fall back
 on each other is in tests/unit/test_block_grants.py, the hypervisor's own checks are in
@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.embedded.domain import Domain
-from shared.embedded.guest.load import LoadConfig
 from shared.embedded.protocol import GRANT_ENTRIES, GrantFlags
 from tests.fakes.blk import ERROR, OKAY, READ, WRITE
-from tests.fakes.blkembedded import SIZE, EmbeddedBench, embedded_bench
+from tests.fakes.blkembedded import EmbeddedBench, embedded_bench
 from tests.process.embedded_world import running_hypervisor
 from worker.native._block import lib
 
-GRANTS = pytest.mark.parametrize("persistent", [False, True], ids=["copy", "persistent"])
 GUARD = b"guard..." * 512
 OTHERS_REF = 5000
 """A reference that another guest granted to dom0, and ours did not."""
@@ -188,30 +185,3 @@ def test_f23_thousands_of_bad_references_are_bounded_and_given_back(directory: P
         assert it.mapped() <= 64 + 1
         # Each is tried once until the table is full; from then on all go by copy at once.
         assert it.counters().grant_maps <= 2 * 64
-
-
-@GRANTS
-def test_f15_no_event_is_lost_to_a_guest_that_sends_only_those_asked_for(
-    directory: Path, persistent: bool
-) -> None:
-    """One request at a time, ten thousand times, each a little earlier or later than the worker
-    goes to sleep: it is only rung for if it asked, and yet each request is served."""
-    done = os.eventfd(0)
-    with embedded_bench(directory, persistent=persistent, poll_us=0) as it:
-        load = LoadConfig(rw="randrw", total=10_000 * 4096, stall=60).check(SIZE)
-        ends = []
-
-        def guest() -> None:
-            ends.append(it.guest.ring.run(load))
-            os.eventfd_write(done, 1)
-
-        thread = threading.Thread(target=guest)
-        thread.start()
-        try:
-            assert it.run(120_000, [done]) == lib.BLK_WAKE
-        finally:
-            it.guest.ring.stop()
-            thread.join()
-            os.close(done)
-        assert (ends[0].end, ends[0].errors) == ("done", 0)
-        assert it.counters().rd_req + it.counters().wr_req == 10_000

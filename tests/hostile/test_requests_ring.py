@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.blk import OKAY, READ, Bench, FakeDisk, bench
+from tests.fakes.blk import LAYOUT_64, OKAY, READ, Bench, FakeDisk, bench
+from tests.fakes.blkflip import flip_bench
 from tests.fakes.hv import PORT, FakeHypervisor
 from worker.native._block import lib
 
@@ -235,3 +236,14 @@ def test_f15_request_without_an_event_is_found_when_the_worker_looks() -> None:
             assert it.frontend.answers() == [(ident, READ, OKAY)]
         assert it.counters()["wakeups"] == 0
         assert it.hypervisor.waits <= 1000
+
+
+def test_f15_no_event_is_lost_to_a_guest_that_sends_only_those_asked_for() -> None:
+    """One request at a time, thousands of times, at every moment of the worker's way into
+    its sleep: it is rung for only if it asked, and yet each request is served."""
+    with flip_bench(LAYOUT_64, engine=lib.BLK_ENGINE_SYNC, poll_us=0) as it:
+        assert it.attach(persistent=False, journal=False) == 0
+
+        assert it.serve_polite_guest(1_500) == lib.BLK_WAKE
+        assert it.report()["first"] == ""
+        assert it.counters().f_req == 1_500

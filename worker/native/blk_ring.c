@@ -52,8 +52,11 @@ int ring_attach(struct blk_dev *dev, const struct blk_ring_config *config)
 int32_t ring_available(struct blk_dev *dev)
 {
     struct ring *ring = &dev->ring;
-    uint32_t untrusted_prod = load_acquire32(index_at(ring, RING_REQ_PROD));
+    uint32_t untrusted_prod;
 
+    if (dev->fault)
+        return -1; /* for the index that was found, whatever stands there by now */
+    untrusted_prod = load_acquire32(index_at(ring, RING_REQ_PROD));
     ring->untrusted_req_prod = untrusted_prod;
     /*
      * Against rsp_prod, not req_cons: a slot is the guest's again only when its answer is

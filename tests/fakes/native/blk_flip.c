@@ -294,7 +294,7 @@ void flip_close(struct flip *flip)
     free(flip);
 }
 
-void *flip_ring(struct flip *flip)
+void *flip_memory(struct flip *flip)
 {
     return flip->ring;
 }

@@ -6,9 +6,12 @@
 
 /* Longest that one round may take; only ever reached by a backend that answers no more. */
 #define FLIP_STUCK_SECONDS 60
+/* Likewise for the answer to one request. */
+#define FLIP_LOST_SECONDS 20
 /* Grants 100 and up; the upper half of them is for reading only. */
 #define FLIP_FIRST_REF 100
 #define FLIP_PAGES 64
+#define FLIP_PORT 7
 
 struct flip;
 
@@ -37,7 +40,7 @@ struct flip_report {
 /* NULL without memory. */
 struct flip *flip_open(const struct flip_config *config);
 void flip_close(struct flip *flip);
-void *flip_ring(struct flip *flip);
+void *flip_memory(struct flip *flip);
 const struct hv_ops *flip_ops(struct flip *flip);
 const struct blk_disk *flip_disk(struct flip *flip);
 
@@ -47,6 +50,12 @@ const struct blk_disk *flip_disk(struct flip *flip);
  */
 int flip_start(struct flip *flip, int producer);
 void flip_stop(struct flip *flip);
+/*
+ * Instead: put that many flushes one after another, with ever other pauses between them, and send
+ * an event for those alone for which req_event asks. Ends with a write to the eventfd `done`, when
+ * all are answered, or, as a violation, when no answer comes any more. 0 or -errno.
+ */
+int flip_ring(struct flip *flip, uint64_t pushes, int done);
 /*
  * Rings full of requests, each answered and checked, until there were `requests` of them and as
  * many flips. 0, or -1 with the reason in the report.

@@ -61,8 +61,12 @@ static int notify(void *context, uint32_t port)
 
 static int pending(void *context)
 {
-    (void)context;
-    return -EAGAIN;
+    struct flip *flip = context;
+    uint64_t events;
+
+    if (!__atomic_exchange_n(&flip->rung, 0, __ATOMIC_ACQ_REL))
+        return -EAGAIN;
+    return read(flip->event, &events, sizeof(events)) < 0 ? -EAGAIN : FLIP_PORT;
 }
 
 /* The buffers are one piece of memory, whose place only its use tells. */

@@ -36,6 +36,9 @@ struct flip {
     pthread_t thread;
     bool running, producer;
     uint32_t stop; /* atomic */
+    uint32_t rung; /* atomic: an event is pending */
+    uint64_t pushes;
+    int done;
     uint64_t flips; /* atomic */
     uint64_t violations; /* atomic: the disk is called from I/O threads too */
     struct flip_report count; /* of the ring's thread, but for: */
