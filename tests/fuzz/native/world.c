@@ -126,20 +126,34 @@ void world_new_ring(struct world *world, uint32_t start)
     world->tampered = false;
 }
 
+/* Whether req_prod claims no more requests than there are slots, and none less than were taken. */
+static bool is_believable(const struct world *world)
+{
+    const struct ring *ring = &world->dev->ring;
+    uint32_t claimed;
+
+    memcpy(&claimed, world->ring + RING_REQ_PROD, 4);
+    claimed -= ring->rsp_prod;
+    return claimed <= world->slots && claimed >= ring->req_cons - ring->rsp_prod;
+}
+
 /* Serve once; BLK_KILLED if a point was armed and reached. */
 int world_run(struct world *world)
 {
+    bool believable;
     int reason;
 
     if (!world->attached || world->stopped)
         return BLK_FAULT;
     check_ring(world); /* and see what the guest has put since */
+    believable = is_believable(world);
     reason = blk_inject_run(world->dev, 0);
     if (reason == BLK_KILLED) {
         world->ignore = true; /* it may have been writing a response */
         return reason;
     }
     check_ring(world);
+    CHECK(believable || reason == BLK_FAULT, "served, with a req_prod that makes no sense");
     CHECK(reason != BLK_FAULT || world->tampered, "fault %d without a guest's doing",
           world->dev->fault);
     world->stopped = reason == BLK_FAULT;
