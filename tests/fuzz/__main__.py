@@ -85,7 +85,7 @@ class Fuzzer:
             words = [sys.executable, "-m", "tests.fuzz.minimise", self.target]
         else:
             longest = f"-max_len={INPUT_MAX_DEFAULT}"
-            words = [*self.words, "-set_cover_merge=1", "-use_counters=0", longest]
+            words = [*self.words, "-set_cover_merge=1", longest]
         status, output = _run([*words, *folders], MERGE_MAX)
         if status:
             sys.exit(f"fuzz: merge: {self.target}: {output[-2000:]}")

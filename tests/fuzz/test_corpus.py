@@ -14,6 +14,9 @@ import pytest
 from tests.fuzz.catalogue import NATIVE, PYTHON, corpus_files
 from tests.fuzz.native_build import build_replay
 
+DEADLINE = 120.0
+"""Seconds after which an input counts as one that does not end; all of them take a moment."""
+
 
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +38,9 @@ def test_fuzz_native_corpus_breaks_no_promise(target: str, replay: Path) -> None
     files = corpus_files(target)
     assert files
 
-    result = subprocess.run([replay, target, *files], capture_output=True, text=True)
+    result = subprocess.run(
+        [replay, target, *files], capture_output=True, text=True, timeout=DEADLINE
+    )
 
     assert result.returncode == 0, result.stderr[-2000:]
     assert len(result.stderr.splitlines()) == len(files)

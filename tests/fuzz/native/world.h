@@ -14,9 +14,11 @@
  * The backend is the real one but for its threads: blk_inject.c has them in a list, so one input
  * is always the same case, and can stop it before any store.
  *
- *   world.c        opening, attaching, ending; the guest's deeds
- *   world_check.c  the promises about the ring
- *   world_calls.c  hypervisor and disk as the backend calls them
+ *   world.c             opening, attaching, dying, ending
+ *   world_deeds.c       what the guest does
+ *   world_check.c       the promises about the ring
+ *   world_hypervisor.c  channels and grants as the backend calls them
+ *   world_disk.c        the disk as the backend calls it
  */
 #ifndef XENBACKD_FUZZ_WORLD_H
 #define XENBACKD_FUZZ_WORLD_H
@@ -105,25 +107,32 @@ struct world {
 void world_open(struct world *world, struct input *input);
 void world_new_ring(struct world *world, uint32_t start);
 int world_attach(struct world *world, bool resume);
-void world_put(struct world *world, uint8_t operation, uint8_t segments);
-void world_put_raw(struct world *world);
-void world_push(struct world *world);
 int world_run(struct world *world);
-void world_deed(struct world *world, uint8_t deed, bool called);
 void world_kill(struct world *world, bool crashed);
 void world_finish_jobs(struct world *world);
 void world_detach(struct world *world);
 void world_end(struct world *world);
+
+/* world_deeds.c */
+void world_put(struct world *world, uint8_t operation, uint8_t segments);
+void world_put_raw(struct world *world);
+void world_push(struct world *world);
+void world_deed(struct world *world, uint8_t deed, bool called);
 
 /* world_check.c */
 void check_begin(struct world *world);
 void check_ring(struct world *world);
 void check_nothing_due(struct world *world);
 
-/* world_calls.c */
-void calls_fill(struct world *world);
+/* world_hypervisor.c */
+void hypervisor_fill(struct world *world);
+void called(struct world *world);
+uint8_t verdict(struct world *world);
 uint8_t *guest_page(uint32_t number);
 void guest_reset(void);
 void guest_check_protected(const struct world *world);
+
+/* world_disk.c */
+void disk_fill(struct world *world);
 
 #endif
