@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,11 @@ def scene() -> Iterator[Scene]:
     """A running xenbackd, an innocent guest under verified I/O, room for a hostile one."""
     with running_scene() as it:
         yield it
+
+
+@pytest.fixture
+def journal_file() -> Iterator[int]:
+    """A file for an in-flight journal."""
+    fd = os.memfd_create("journal")
+    yield fd
+    os.close(fd)

@@ -75,10 +75,10 @@ class BlockDevice(Device):
         lib.blk_watch_crashes()
 
     def init(self, backend: Nodes) -> Nodes:
-        """Open the image, or look again at the one that is open, and say what the disk can (S12).
+        """Open the image, and say what the disk can (S12).
 
-        An image stays open from one connection to the next, as in the kernel's backend: a jailed
-        worker could not open it again.
+        A jailed worker keeps it open from one connection to the next, as the kernel's backend does,
+        for it could not open it again; it looks at its size anew.
         """
         nodes = BackendNodes(backend)
         path = parse_params(nodes.text("params"))
@@ -177,16 +177,16 @@ class BlockDevice(Device):
         self.log.info("grants: sealed, %d mapped", self.counters()["persistent_grants"])
 
     def _take_image(self, path: str, *, writable: bool) -> Image:
-        """The image that is open if it is the right one; otherwise opened, if files can be."""
+        """The image, opened; where no file can be any more, the one that is open if it is right."""
         self._close_native()
         if self._sealed:
             raise RenewalError("grants: sealed for the last connection")
-        image = self._image
-        if image is not None and (image.path, self._mode_writable) == (path, writable):
+        if self.jailed:
+            image = self._image
+            if image is None or (image.path, self._mode_writable) != (path, writable):
+                raise RenewalError(f"image: {path}: is not the one that is open")
             self._image = measure_again(image)
             return self._image
-        if self.jailed:
-            raise RenewalError(f"image: {path}: is not the one that is open")
         self._close_image()
         self._mode_writable = writable
         self._image = open_image(
