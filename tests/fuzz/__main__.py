@@ -159,7 +159,8 @@ def main() -> int:
     share = arguments.seconds / max(rounds, 1)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         figures = list(pool.map(lambda one: one.fuzz(share, arguments.seed), fuzzers))
-    print(table(figures))  # noqa: T201
+    if figures:
+        print(table(figures))  # noqa: T201
     for one in figures:
         if one.finding:
             place = WORK / f"{one.target}.log"
