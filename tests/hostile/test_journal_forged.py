@@ -204,8 +204,29 @@ def test_f38b_error_answered_at_a_death_is_the_same_error_after_it() -> None:
             # What had no outcome in the journal yet is run again, and works.
             assert list(found.values()).count(OKAY) == words.count(RUNNING)
             assert ERROR in found.values() or RUNNING in words
+            put(mortal, *range(10, 10 + SLOTS))  # every entry can be used again
+            assert mortal.queued() == SLOTS
+            assert mortal.settle()
+            assert len(mortal.frontend.answers()) == SLOTS
         finally:
             mortal.close()
         if not killed:
             return
         points += 1
+
+
+def test_f38b_crash_counts_once_however_often_the_worker_is_killed_after_it() -> None:
+    """One crash, then one kill: a suspect, and not yet poison."""
+    mortal = Mortal()
+    try:
+        assert mortal.start(resume=False) == 0
+        put(mortal, 1)
+        mortal.kill(crash=True)
+        assert mortal.start() == 0
+        mortal.run()
+        mortal.kill()
+        assert mortal.start() == 0
+        assert mortal.settle()
+        assert mortal.frontend.answers() == [(1, READ, OKAY)]
+    finally:
+        mortal.close()
