@@ -214,7 +214,7 @@ def main() -> int:
     """Run the benchmark; exit status 1 if the jail costs more than its limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=61, help="pairs of starts")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement")
     parser.add_argument("--size", type=int, default=128, help="of each image, MiB")
     args = parser.parse_args()
