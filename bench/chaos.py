@@ -36,6 +36,7 @@ from bench.chaos_figures import Figures, Records, Span, make_figures, percentile
 from bench.chaos_guest import DEVID, ChaosGuest
 from bench.chaos_plan import CONFIG, Deed, Step, make_plan
 from bench.lab import Lab, is_serving
+from bench.steal import Steal
 from shared.control import Done, Restart
 from shared.errors import BlamedError
 from supervisor.cli.client import Client
@@ -68,6 +69,7 @@ class Chaos:
         self._hand = Hand(lab, self._guests, toolstack)
         self._cpu: dict[str, list[int]] = {}
         """Of each phase, as `_cpu_ticks`."""
+        self._steal = Steal()
         self.wrong: list[str] = []
 
     def run(self, plan: list[Step]) -> None:
@@ -76,6 +78,7 @@ class Chaos:
             guest.create()
         self._wait_served()
         before = self._count(None)
+        self._steal.start()
         for guest in self._guests:
             guest.start()
         flat_out = self._options.seconds * (1 - FLAT_OUT)
@@ -89,10 +92,13 @@ class Chaos:
         for guest in self._guests:
             guest.paced = False
         self._phase("flat out", lambda: self._deeds(plan, flat_out, math.inf))
+        self._steal.stop()
         self._settle(before)
         busy = [span for guest in self._guests for span in guest.made]
         records = [Records(guest.record) for guest in self._guests]
-        self._report(make_figures(records, self._hand.done, calm, chaos, busy))
+        stolen = self._steal.spans
+        self._report(make_figures(records, self._hand.done, calm, chaos, busy, stolen))
+        self._report_steal({"calm": calm, "chaos": chaos})
 
     def _calm(self) -> Span:
         return self._phase("calm", lambda: threading.Event().wait(self._options.calm))
@@ -193,6 +199,7 @@ class Chaos:
         say("  guest that was in flight at the SIGKILL or asked for within 1 s, by the guest's own")
         say(f"  record of each I/O; {figures.unseen} kills met a guest that asked for nothing")
         say(f"  while others of its needs were away: {_spread(figures.pauses_in_outages)}")
+        say(f"  while the host took CPUs away: {_spread(figures.pauses_stolen)}")
         say(f"pause per stopped worker, as long as it was: {_spread(figures.stops)}")
         say(f"longest wait per supervisor kill: {_spread(figures.outages)}")
 
@@ -208,6 +215,17 @@ class Chaos:
         )
         away = percentile(figures.others_in_outages, 0.99)
         say(f"  while supervisor, xenstored or a guest is being started: p99 {away:.2f} ms")
+
+    def _report_steal(self, phases: dict[str, list[Span]]) -> None:
+        seconds = {
+            name: (
+                sum(self._steal.seconds(*span) for span in spans),
+                sum(end - begin for begin, end in spans) / 1e9,
+            )
+            for name, spans in phases.items()
+        }
+        told = ", ".join(f"{name} {a:.0f} of {b:.0f}" for name, (a, b) in seconds.items())
+        self._say(f"seconds in which the host took CPUs away, in no latency: {told}")
 
 
 def _spread(values: Sequence[float]) -> str:

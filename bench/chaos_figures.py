@@ -71,6 +71,8 @@ class Figures(NamedTuple):
     pauses: list[float]
     """Of kills after which supervisor and xenstored were there until the guest was served again."""
     pauses_in_outages: list[float]
+    pauses_stolen: list[float]
+    """The same, in part while the host of the virtual machine took its CPUs away."""
     stops: list[float]
     """Of workers that were stopped; the time they were left so is in it."""
     outages: list[float]
@@ -90,11 +92,13 @@ def make_figures(
     calm: Sequence[Span],
     chaos: Sequence[Span],
     busy: Iterable[Span],
+    stolen: Sequence[Span],
 ) -> Figures:
-    """Put records and deeds together; `busy` is when guests were made, which takes the CPUs."""
+    """Put records and deeds together; `busy` is when guests were made, which takes the CPUs;
+    `stolen` (sorted, apart) is when the host took them: in no latency and in `pauses_stolen`."""
     outages = _joined([(one.begin, one.end + TOUCHED) for one in done if one.deed in _OUTAGES])
     around = _joined([*outages, *busy])
-    figures = Figures([], [], [], [], [], [], [], 0)
+    figures = Figures([], [], [], [], [], [], [], [], 0)
     unseen = 0
     for number, record in enumerate(records):
         own = [one for one in done if one.guest == number and one.deed in _TO_WORKER]
@@ -112,17 +116,21 @@ def make_figures(
                 figures.stops.append(wait / MS)
             elif _meets(one.begin, one.begin + wait, [*outages, *stopped]):
                 figures.pauses_in_outages.append(wait / MS)
+            elif _meets(one.begin, one.begin + wait, stolen):
+                figures.pauses_stolen.append(wait / MS)
             else:
                 figures.pauses.append(wait / MS)
         hit = [(one.begin, one.end + TOUCHED) for one in own]
         for part in calm:
-            figures.calm.extend(_ms(record.latencies(*part)))
-        untouched = _joined([*hit, *around])
+            figures.calm.extend(_ms(record.latencies(*part, stolen)))
+        untouched = _joined([*hit, *around, *stolen])
         for part in chaos:
             figures.others.extend(_ms(record.latencies(*part, untouched)))
         for span in around:
             if _within(span[0], chaos):
-                figures.others_in_outages.extend(_ms(record.latencies(*span, _joined(hit))))
+                figures.others_in_outages.extend(
+                    _ms(record.latencies(*span, _joined([*hit, *stolen])))
+                )
     for one in done:
         if one.deed is Deed.SUPERVISOR:
             waits = [record.longest_wait(one.begin, one.end) or 0 for record in records]

@@ -55,6 +55,7 @@ from shared.messages import (
     ToWorker,
 )
 from shared.worker_spec import WorkerSpec
+from worker import scheduling
 from worker.bus import Bus
 from worker.device import Device, RenewalError
 from worker.jail.jail import Jail
@@ -84,6 +85,7 @@ class Session:
         """Descriptor of the supervisor's process; None once it is dead."""
         self._alone_until = 0.0
         self._phase: Literal["idle", "ready", "serving"] = "idle"
+        self._starting = True
         self._greeted = False
         self._nodes: Nodes = {}
         self._failure: tuple[str, Blame | None, str] = ("", None, "")
@@ -206,21 +208,29 @@ class Session:
             self._say(Renew)
             self._stopping = True
             return
-        if not self._confined:
-            self._enter_jail()
+        if self._starting:
+            self._end_start()
         self._phase = "ready"
         self._say(Initialised, nodes=self._nodes)
 
-    def _enter_jail(self) -> None:
-        assert self._jail is not None
+    def _end_start(self) -> None:
+        """All that is ever opened is open, and from now on a guest may wait for this process."""
+        self._starting = False
+        trouble = scheduling.shorten_slice()
+        if trouble:
+            self._log.debug("scheduler: %s; the usual slice stays", trouble)
+        if self._jail is not None:
+            self._enter_jail(self._jail)
+
+    def _enter_jail(self, jail: Jail) -> None:
         try:
-            self._jail.enter()
+            jail.enter()
         except BlamedError as error:
             # Half a jail is none: nothing goes on in this process.
             self._failed("alloc", error)
             sys.exit(error.exit_code)
         self._device.jailed = True
-        self._say(Jailed, **self._jail.told())
+        self._say(Jailed, **jail.told())
 
     def _initialise(self, message: Initialise) -> None:
         if self._serving:

@@ -30,6 +30,7 @@ from shared.messages import (
     Stop,
 )
 from shared.worker_spec import JailSpec
+from tests.fakes.scheduler import SLICES, slice_of
 from tests.fakes.worker_bench import ROOT, Bench, Worker, worker_bench
 
 UID = 1_879_048_192 + 30_000
@@ -114,6 +115,18 @@ def test_jail_of_a_serving_worker_holds_for_all_of_its_threads(bench: Bench) -> 
     worker.ask(Disconnected, Disconnect)
     worker.send(Stop)
     assert worker.finish()[0] == 0
+
+
+@pytest.mark.skipif(not SLICES, reason="this kernel has no slices to ask for")
+def test_worker_that_starts_goes_after_those_that_serve(bench: Bench) -> None:
+    """Serving ones have the shorter slice; what a worker does until then has the usual one."""
+    worker = bench.worker(jail=jail(bench))
+    worker.expect(Hello)
+    usual = slice_of(worker.process.pid)
+    assert usual == slice_of(0)
+    worker.send(Init, backend=bench.backend)
+    worker.expect(Jailed)
+    assert slice_of(worker.process.pid) < usual
 
 
 def test_jail_connects_anew_to_the_same_image_and_asks_for_a_successor_for_another(

@@ -22,6 +22,9 @@ MODULES: Final = (
     "shared/embedded/guest/native/build.py",
     "worker/native/build.py",
     "worker/native/build_trace.py",
+    "worker/native/build_slice.py",
+    "worker/native/build_seccomp.py",
+    "worker/native/build_jail.py",
 )
 """As setup.py has them."""
 FLAGS: Final = (

@@ -48,7 +48,7 @@ def test_figures_kill_is_a_pause_and_not_among_the_others(tmp_path: Path) -> Non
     hit = write(tmp_path / "a", (0, MS), (10 * SECOND, 10 * SECOND + 60 * MS))
     other = write(tmp_path / "b", (0, MS), (10 * SECOND, 10 * SECOND + 2 * MS))
     kill = Done(Deed.KILL, 0, 10 * SECOND + 20 * MS, 10 * SECOND + 20 * MS)
-    figures = make_figures([hit, other], [kill], [(0, SECOND)], [(SECOND, 20 * SECOND)], [])
+    figures = make_figures([hit, other], [kill], [(0, SECOND)], [(SECOND, 20 * SECOND)], [], [])
     assert figures.pauses == [40.0]
     assert figures.calm == [1.0, 1.0]
     assert figures.others == [2.0]
@@ -61,6 +61,18 @@ def test_figures_kill_while_the_supervisor_is_away_is_told_apart(tmp_path: Path)
         Done(Deed.SUPERVISOR, -1, 9 * SECOND, 12 * SECOND),
         Done(Deed.KILL, 0, 10 * SECOND, 10 * SECOND),
     ]
-    figures = make_figures([record], done, [(0, SECOND)], [(SECOND, 20 * SECOND)], [])
+    figures = make_figures([record], done, [(0, SECOND)], [(SECOND, 20 * SECOND)], [], [])
     assert (figures.pauses, figures.pauses_in_outages) == ([], [2000.0])
     assert figures.outages == [2000.0]
+
+
+def test_figures_what_the_host_took_is_in_no_latency(tmp_path: Path) -> None:
+    """Calm and chaos alike leave it out, and a pause in it is told apart."""
+    hit = write(tmp_path / "a", (0, MS), (10 * SECOND, 10 * SECOND + 60 * MS))
+    other = write(tmp_path / "b", (0, MS), (2 * MS, 6 * MS), (10 * SECOND, 10 * SECOND + 2 * MS))
+    kill = Done(Deed.KILL, 0, 10 * SECOND + 20 * MS, 10 * SECOND + 20 * MS)
+    stolen = [(5 * MS, 7 * MS), (10 * SECOND + MS, 11 * SECOND)]
+    figures = make_figures([hit, other], [kill], [(0, SECOND)], [(SECOND, 20 * SECOND)], [], stolen)
+    assert figures.calm == [1.0, 1.0]
+    assert figures.others == []
+    assert (figures.pauses, figures.pauses_stolen) == ([], [40.0])

@@ -17,6 +17,7 @@ from shared.untrusted import parse_int
 from shared.worker_spec import WorkerSpec
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import PORT, FakeHypervisor
+from worker import scheduling
 from worker.bus import Bus
 from worker.device import Device, NoOptions
 from worker.devices.block import BlockDevice
@@ -32,6 +33,12 @@ class Recorder(Device):
 
     def event(self) -> None:
         self.events += 1
+
+
+@pytest.fixture(autouse=True)
+def _slice_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These sessions run in the process of the tests, whose slice all that it starts inherits."""
+    monkeypatch.setattr(scheduling, "shorten_slice", lambda: "")
 
 
 @pytest.fixture

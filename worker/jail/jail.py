@@ -124,5 +124,8 @@ def _forget_files() -> None:
         importlib.machinery.BuiltinImporter,
         importlib.machinery.FrozenImporter,
     ]
+    # Lines held already would be parsed for the place in the line, and a line that is no expression
+    # makes Python look for a file named "<unknown>" (PyErr_ProgramText, 3.13).
+    linecache.clearcache()
     linecache.checkcache = lambda filename=None: None
     linecache.updatecache = lambda filename, module_globals=None: []

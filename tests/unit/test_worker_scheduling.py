@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""What a worker asks of the scheduler once it serves."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import pytest
+
+from tests.fakes.scheduler import SLICES, slice_of
+from worker.scheduling import shorten_slice
+
+SHORTEST: Final = 100_000
+T = TypeVar("T")
+
+
+def in_a_thread(work: Callable[[], T]) -> T:
+    """Threads have attributes of their own, and this one's end with it."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+@pytest.mark.skipif(not SLICES, reason="this kernel has no slices to ask for")
+def test_slice_shortened_is_the_shortest_of_that_thread_only() -> None:
+    """A tenth of a millisecond, for the thread and those it starts; nobody else's changes."""
+
+    def work() -> tuple[str, int]:
+        trouble = shorten_slice()
+        assert slice_of(threading.get_native_id()) == SHORTEST
+        return trouble, in_a_thread(lambda: slice_of(0))
+
+    before = slice_of(0)
+    assert in_a_thread(work) == ("", SHORTEST)
+    assert slice_of(0) == before != SHORTEST
+
+
+def test_slice_shortened_keeps_nice_and_class() -> None:
+    """What an administrator gave the service is not undone."""
+
+    def work() -> tuple[str, int, str, int]:
+        me = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, me, 7)
+        first, nice = shorten_slice(), os.getpriority(os.PRIO_PROCESS, me)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        return first, nice, shorten_slice(), os.sched_getscheduler(0)
+
+    assert in_a_thread(work) == ("", 7, "", os.SCHED_IDLE)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Build script of `worker.native._slice`, the scheduler's slice of a thread (cffi).
+
+Run from the root of the repository to build in place; setup.py runs it through `ffi`.
+"""
+
+from __future__ import annotations
+
+from cffi import FFI
+
+ffi = FFI()
+ffi.cdef("int slice_shorten(void);")
+ffi.set_source(
+    "worker.native._slice",
+    '#include "slice.h"',
+    sources=["worker/native/slice.c"],
+    include_dirs=["worker/native"],
+    depends=["worker/native/slice.h"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror"],
+)
+
+if __name__ == "__main__":
+    ffi.compile(tmpdir=".", verbose=False)
