@@ -56,7 +56,7 @@ class Client:
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        """Tells a patient request that the connection has ended."""
+        """Tells when the connection has ended."""
 
     def __enter__(self) -> Client:
         return self
@@ -102,23 +102,14 @@ class Client:
         return reply
 
     def _exchange(self, data: bytes, patient: bool) -> bytes:
-        if patient:
-            self._disconnect()
-        if self._socket is None:
-            # ZeroMQ connects for ever in the background; whether somebody listens is asked first.
-            check_listening(self._path)
-            self._socket = self._context.socket(zmq.DEALER)
-            self._socket.setsockopt(zmq.LINGER, 0)
-            if patient:
-                self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-            self._socket.connect(f"ipc://{self._path}")
+        asked, monitor = self._connection()
+        while monitor.poll(0):  # an end that was before this request
+            monitor.recv_multipart()
         limit = round(self._timeout * 1000)
-        if self._socket.poll(limit, zmq.POLLOUT):
-            self._socket.send(data, zmq.NOBLOCK)
-            if self._monitor is not None:
-                self._wait_patiently(self._socket, self._monitor)
-            if self._socket.poll(limit, zmq.POLLIN):
-                return self._socket.recv_multipart(zmq.NOBLOCK)[-1]
+        if asked.poll(limit, zmq.POLLOUT):
+            asked.send(data, zmq.NOBLOCK)
+            if self._wait_reply(asked, monitor, None if patient else limit):
+                return asked.recv_multipart(zmq.NOBLOCK)[-1]
         # A late reply must not be taken for that of the next request.
         self._disconnect()
         check_listening(self._path)
@@ -127,7 +118,20 @@ class Client:
             "Its log says what it does; systemctl status xenbackd, or send it SIGTERM.",
         )
 
-    def _wait_patiently(self, asked: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+    def _connection(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """The socket, and the one that tells when its connection has ended."""
+        if self._socket is None or self._monitor is None:
+            # ZeroMQ connects for ever in the background; whether somebody listens is asked first.
+            check_listening(self._path)
+            self._socket = self._context.socket(zmq.DEALER)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self._socket.connect(f"ipc://{self._path}")
+        return self._socket, self._monitor
+
+    def _wait_reply(
+        self, asked: zmq.Socket[bytes], monitor: zmq.Socket[bytes], limit: int | None
+    ) -> bool:
         """Wait for the reply, or for the end of whoever was asked: its successor knows of nothing.
 
         Raises:
@@ -137,11 +141,13 @@ class Client:
         poller.register(asked, zmq.POLLIN)
         poller.register(monitor, zmq.POLLIN)
         # What it said last has arrived before its end is told.
-        if asked not in dict(poller.poll()) and not asked.poll(0, zmq.POLLIN):
-            raise UnavailableError(
-                f"the supervisor went away: {self._path}",
-                "It ended or was replaced; xenbackd status tells how far it came.",
-            )
+        if not poller.poll(limit) or asked.poll(0, zmq.POLLIN):
+            return bool(asked.poll(0, zmq.POLLIN))
+        self._disconnect()
+        raise UnavailableError(
+            f"the supervisor went away: {self._path}",
+            "It ended or was replaced; xenbackd status tells how far it came.",
+        )
 
     def _disconnect(self) -> None:
         if self._socket is not None:

@@ -236,7 +236,8 @@ def test_cli_show_unknown_device_ends_with_the_supervisors_code(run_dir: Path) -
     assert (done.returncode, done.stderr) == (78, "xenbackd: vbd/9/9: no such device\n")
 
 
-def test_cli_patient_request_ends_with_the_supervisor_it_was_made_to(run_dir: Path) -> None:
+@pytest.mark.parametrize("patient", [True, False])
+def test_cli_request_ends_with_the_supervisor_it_was_made_to(run_dir: Path, patient: bool) -> None:
     """A successor on the same socket was asked nothing: whoever waits is told, and not for ever."""
     asked = threading.Event()
 
@@ -254,8 +255,11 @@ def test_cli_patient_request_ends_with_the_supervisor_it_was_made_to(run_dir: Pa
     thread = threading.Thread(target=replace)
     thread.start()
     try:
-        with Client(run_dir) as client, pytest.raises(UnavailableError, match="went away"):
-            client.ask(control.RestartRolling([]), Done, patient=True)
+        with (
+            Client(run_dir, timeout=60) as client,
+            pytest.raises(UnavailableError, match="went away"),
+        ):
+            client.ask(control.RestartRolling([]), Done, patient=patient)
     finally:
         thread.join()
         for one in successors:
