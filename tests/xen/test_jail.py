@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.xen.bed.dom0 import Dom0, disk
+from tests.xen.bed.dom0 import LOG, Dom0, disk
 from tests.xen.bed.guest import XVDA, XVDB, Guest
 
 pytestmark = pytest.mark.xen
@@ -17,6 +17,12 @@ pytestmark = pytest.mark.xen
 VERIFIED: Final = (
     "--rw=randrw --bs=4k --size=4m --iodepth=8 --verify_backlog=32 --time_based --runtime=900"
 )
+WIDE: Final = (
+    "--rw=randwrite --bs=44k --size=4m --iodepth=32 --iodepth_batch=32"
+    " --iodepth_batch_complete_min=32 --verify_backlog=32 --time_based --runtime=900"
+)
+"""Each request has all the segments that one without indirect ones can have."""
+XVDC: Final = XVDB + 16
 NAMESPACES: Final = ("ipc", "mnt", "net", "uts")
 
 
@@ -85,3 +91,27 @@ def test_jailed_workers_disks_serve_verified_io(dom0: Dom0, guest: Guest) -> Non
         guest.end_fio(device)
     assert guest.io_errors() == 0
     assert dom0.wait_connected(*names).workers == before
+
+
+def test_sealed_worker_can_map_no_other_grant_and_serves_on(dom0: Dom0, guest: Guest) -> None:
+    """With `grants: sealed` a Linux frontend soon has used every page that its ring can hold; from
+    then on its worker does without the system calls that map and copy."""
+    device = guest.device(XVDC)
+    config = dom0.run("cat /etc/xenbackd.yaml")
+    sealed = "vbd: {handler: block, options: {grants: sealed}}"
+    dom0.write("/etc/xenbackd.yaml", config.replace("vbd: {handler: block}", sealed))
+    dom0.run("xenbackd reload")
+    try:
+        dom0.run(f"xl block-attach {guest.name} '{disk(dom0.image('c.img', '8M'), 'xvdc')}'")
+        dom0.wait_connected(guest.device(XVDA), guest.device(XVDB), device)
+        guest.until("[ -b /dev/xvdc ]", "xvdc")
+        guest.start_fio("xvdc", WIDE)
+        dom0.until(f"grep -q '{device}: grants: sealed, 352 mapped' {LOG}", f"{device} sealed")
+        guest.wait_progress("xvdc", 200)
+        guest.end_fio("xvdc")
+        assert guest.io_errors() == 0
+        dom0.run(f"xl block-detach {guest.name} xvdc")
+    finally:
+        dom0.write("/etc/xenbackd.yaml", config)
+        dom0.run("xenbackd reload")
+    dom0.wait_connected(guest.device(XVDA), guest.device(XVDB))
