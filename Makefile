@@ -23,7 +23,7 @@ demo: $(STAMP) ## the main job on real input, without Xen, in under a minute
 	@$(BIN)/python -m bench.demo
 
 test: $(STAMP) ## every test that needs no Xen
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-xen: $(STAMP) ## on real Xen, in a machine QEMU emulates (needs apt, Python 3.11)
 	@$(BIN)/python -m tests.xen

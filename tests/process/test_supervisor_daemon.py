@@ -219,7 +219,8 @@ def test_daemon_silent_worker_of_a_killed_supervisor_is_killed_before_its_succes
     setup: Setup,
 ) -> None:
     """A stopped worker does not come back: it is dead before another one serves its device."""
-    setup.config.write_text(setup.config.read_text().replace("hello: 5", "hello: 1, beat: 0.1"))
+    text = setup.config.read_text().replace("hello: 5", "hello: 1, beat: 0.1, beat_dead: 3")
+    setup.config.write_text(text)
     setup.xenstored()
     setup.plug(3, 1)
     process = setup.supervisor()

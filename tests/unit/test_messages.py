@@ -86,9 +86,10 @@ def test_messages_nested_deeper_than_the_stack_are_refused() -> None:
     """Arrays within arrays, in a field that has to be skipped, end in a BackendBug too."""
     untrusted_data = b"\x81\xa1x" + b"\x91" * (WORKER_MESSAGE_MAX - 3)
 
-    with pytest.raises(BackendBug, match="recursion"):
+    # Which of the two is met first, the stack's end or the message's, is the interpreter's affair.
+    with pytest.raises(BackendBug, match=r"recursion|truncated"):
         m.decode_from_worker(untrusted_data)
-    with pytest.raises(BackendBug, match="recursion"):
+    with pytest.raises(BackendBug, match=r"recursion|truncated"):
         m.decode_to_worker(untrusted_data)
 
 
