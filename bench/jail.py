@@ -6,7 +6,8 @@ are in it; the supervisor is this program, on the embedded hypervisor. Rounds al
 ratio is the median of those round by round.
 
 Data path: one guest has two disks on equal images in the page cache, one behind a jailed worker,
-one behind a worker without a jail. CPU time per request is the worker's.
+one behind a worker without a jail. CPU time per request is the worker's. Then the same of
+`grants: sealed` beside the jail without it.
 
 Needs root: without it the jail has no namespaces and no user id, which is most of its cost.
 """
@@ -35,6 +36,7 @@ from shared.embedded.guest.client import GuestClient
 from shared.embedded.guest.control import socket_path
 from shared.embedded.guest.disk import DiskSpec
 from shared.embedded.guest.launch import create_guest
+from shared.embedded.guest.load import LoadConfig
 from shared.messages import Init, Initialised, Stop, decode_from_worker, encode
 from shared.worker_spec import JailSpec, WorkerSpec
 from supervisor.forking import ForkServer, Launch
@@ -51,7 +53,11 @@ DEADLINE: Final = 20_000
 
 KINDS: Final[dict[Literal["vbd", "qdisk"], str]] = {"vbd": "xvda", "qdisk": "xvdb"}
 """Two types, so that they can have different jails."""
-NAMES: Final = ("jailed", "unjailed")
+UNJAILED: Final = {"jail": {"mode": "off", "unjailed_root": True}}
+ALL_PAGES: Final = LoadConfig(
+    rw="read", block_size=45056, depth=64, total=640 * 45056, data_pages=704
+)
+"""Has the guest use as many pages as its ring can hold at once, so that grants can be sealed."""
 CASES: Final = (
     Case("4 KiB random read, depth 32", "randread", 32),
     Case("4 KiB random write, depth 32", "randwrite", 32),
@@ -158,13 +164,19 @@ def report_starts(rounds: int) -> bool:
     return found <= START_LIMIT
 
 
-def report_data_path(rounds: int, seconds: float, megabytes: int) -> bool:
-    """Print a table; whether the limit is kept."""
+def report_data_path(
+    ours: tuple[str, dict[str, Any]],
+    theirs: tuple[str, dict[str, Any]],
+    rounds: int,
+    seconds: float,
+    megabytes: int,
+) -> bool:
+    """Print a table of two settings of a type, each with its name; whether the limit is kept."""
     size = megabytes * MIB
-    jails: tuple[dict[str, Any], ...] = ({}, {"jail": {"mode": "off", "unjailed_root": True}})
+    names = ours[0], theirs[0]
     types = {
-        kind: {"handler": "block", "options": {"poll_us": POLL_US}, **jail}
-        for kind, jail in zip(KINDS, jails, strict=True)
+        kind: {"handler": "block", "options": {"poll_us": POLL_US}, **setting}
+        for kind, (_, setting) in zip(KINDS, (ours, theirs), strict=True)
     }
     with Lab({**DEFAULT_CONFIG, "types": types}) as lab:
         specs = []
@@ -173,30 +185,36 @@ def report_data_path(rounds: int, seconds: float, megabytes: int) -> bool:
             image.write_bytes(os.urandom(MIB) * megabytes)
             specs.append(DiskSpec(path=str(image), vdev=vdev, kind=kind))
         create_guest(lab.embedded_dir, "bench", specs)
+        guest = GuestClient(socket_path(lab.embedded_dir, 1))
         disks = []
-        for name, spec in zip(NAMES, specs, strict=True):
+        for name, spec in zip(names, specs, strict=True):
             status = lab.wait_connected(f"{spec.kind}/1/{spec.devid}")
             assert status.pid is not None
-            assert bool(status.jail) == (name == "jailed")
+            assert bool(status.jail) == (name != "unjailed")
+            if not guest.io(spec.vdev, ALL_PAGES).ok:
+                raise RuntimeError(f"{name}: the first load failed")
             disks.append(Disk(name, spec.vdev, status.pid))
-        guest = GuestClient(socket_path(lab.embedded_dir, 1))
+        sealed = names.count("sealed")
+        lab.wait(
+            lambda: lab.log().count("grants: sealed, 704 mapped") == sealed, 10, "sealed grants"
+        )
         samples = {(case.name, disk.name): Samples() for case in CASES for disk in disks}
         for number in range(rounds):
             for case in CASES:
                 for disk in disks[:: 1 if number % 2 == 0 else -1]:
                     run(guest, disk, case, size, seconds, samples[case.name, disk.name])
-    return _print(samples)
+    return _print(names, samples)
 
 
-def _print(samples: dict[tuple[str, str], Samples]) -> bool:
-    table = Table(title="jailed beside unjailed, median (range)", title_justify="left")
+def _print(names: tuple[str, str], samples: dict[tuple[str, str], Samples]) -> bool:
+    table = Table(title=f"{names[0]} beside {names[1]}, median (range)", title_justify="left")
     table.add_column("case")
     for figure in ("IOPS", "p99 µs", "CPU ns per request"):
-        for column in (*NAMES, "ratio"):
+        for column in (*names, "ratio"):
             table.add_column(f"{figure} {column}", justify="right")
     held = True
     for case in CASES:
-        ours, theirs = (samples[case.name, name] for name in NAMES)
+        ours, theirs = (samples[case.name, name] for name in names)
         held &= case.depth != 32 or ratio(ours.cpu, theirs.cpu) <= CPU_LIMIT
         cells = [case.name]
         for mine, other, unit in (
@@ -221,8 +239,12 @@ def main() -> int:
     if os.geteuid() != 0:
         sys.stderr.write("bench.jail: needs root\n")
         return 1
-    starts = report_starts(args.starts)
-    return 0 if report_data_path(args.rounds, args.seconds, args.size) and starts else 1
+    held = report_starts(args.starts)
+    length = args.rounds, args.seconds, args.size
+    held &= report_data_path(("jailed", {}), ("unjailed", UNJAILED), *length)
+    sealed = {"options": {"poll_us": POLL_US, "grants": "sealed"}}
+    held &= report_data_path(("sealed", sealed), ("jailed", {}), *length)
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

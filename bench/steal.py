@@ -40,14 +40,19 @@ class Steal:
         """How long CPUs were taken between two moments (ns)."""
         return sum(max(0, min(end, b) - max(begin, a)) for a, b in self.spans) / 1e9
 
+    def note(self, begin: int, end: int, taken: int, all_: int) -> None:
+        """A sample: between two moments (ns), so many of all clock ticks were taken."""
+        if taken < max(1, TAKEN * all_):
+            return
+        if self.spans and self.spans[-1][1] == begin:
+            begin = self.spans.pop()[0]
+        self.spans.append((begin, end))
+
     def _sample(self) -> None:
         then, before = time.monotonic_ns(), stolen()
         while not self._stopped.wait(PERIOD):
             now, after = time.monotonic_ns(), stolen()
-            if after[0] - before[0] >= max(1, TAKEN * (after[1] - before[1])):
-                if self.spans and self.spans[-1][1] == then:
-                    then = self.spans.pop()[0]
-                self.spans.append((then, now))
+            self.note(then, now, after[0] - before[0], after[1] - before[1])
             then, before = now, after
 
 
