@@ -59,9 +59,9 @@ class Owner:
 
     def worker_forked(self, pid: int) -> None:
         self.pid = pid
-        if self.bus is not None:
-            self.bus.expect(self.device, self.generation, pid, 0, self)
         self.heard.put_nowait("forked")
+        if self.bus is not None:  # which may pass on at once what the worker has said already
+            self.bus.expect(self.device, self.generation, pid, 0, self)
 
     def worker_exited(self, status: int | None) -> None:
         if self.bus is not None:

@@ -66,7 +66,7 @@ def test_load_tick_bounds_what_begins_and_takes_a_stop() -> None:
 def test_load_tick_longer_than_the_stall_is_not_stuck() -> None:
     """A guest that asks for nothing waits for nobody."""
     with Loop() as loop:
-        result = run(loop, rw="randread", depth=1, runtime=0.1, tick=0.1, stall=0.02)
+        result = run(loop, rw="randread", depth=1, runtime=0.8, tick=0.8, stall=0.4)
         assert result.end == "done"
 
 
