@@ -55,6 +55,9 @@ bench-adoption: $(STAMP) ## what a guest notices of a supervisor's death, and of
 bench-devices: $(STAMP) ## 500 devices: connect, memory, mass kill
 	@$(BIN)/python -m bench.devices
 
+bench-hostile: $(STAMP) ## one hostile guest: attach time of others under floods, what is left behind
+	@$(BIN)/python -m bench.hostile
+
 bench-jail: $(STAMP) ## jailed beside unjailed: start of a worker, data path (needs root)
 	@$(BIN)/python -m bench.jail
 

@@ -94,3 +94,11 @@ def test_layout_every_source_file_begins_with_its_licence() -> None:
     ]
 
     assert bare == []
+
+
+def test_makefile_every_word_it_promises_does_something() -> None:
+    """A word in .PHONY without a rule is accepted by make, and nothing happens."""
+    text = (ROOT / "Makefile").read_text()
+    promised = re.search(r"^\.PHONY: (.+)$", text, re.M)
+    assert promised is not None
+    assert set(promised[1].split()) == set(re.findall(r"^([a-z][a-z-]*):.*##", text, re.M))
