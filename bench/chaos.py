@@ -25,7 +25,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -36,7 +35,7 @@ from bench.chaos_figures import Figures, Records, Span, make_figures, percentile
 from bench.chaos_guest import DEVID, ChaosGuest
 from bench.chaos_plan import CONFIG, Deed, Step, make_plan
 from bench.lab import Lab, is_serving
-from bench.steal import Steal
+from bench.steal import Steal, ticks
 from shared.control import Done, Restart
 from shared.errors import BlamedError
 from supervisor.cli.client import Client
@@ -241,9 +240,8 @@ def _held(held_: bool) -> str:
 
 def _cpu_ticks() -> tuple[int, int, int]:
     """Clock ticks of all CPUs since boot: used by this run, used at all, all."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    ours = sum(map(held.cpu_ticks, held.below({os.getpid()})))
-    return ours, sum(fields) - fields[3] - fields[4], sum(fields)
+    every = ticks()
+    return sum(map(held.cpu_ticks, held.below({os.getpid()}))), every.used, every.all
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 PERIOD: Final = 0.5
 """Seconds of a sample: 50 clock ticks of each CPU."""
@@ -49,14 +49,25 @@ class Steal:
         self.spans.append((begin, end))
 
     def _sample(self) -> None:
-        then, before = time.monotonic_ns(), stolen()
+        then, before = time.monotonic_ns(), ticks()
         while not self._stopped.wait(PERIOD):
-            now, after = time.monotonic_ns(), stolen()
-            self.note(then, now, after[0] - before[0], after[1] - before[1])
+            now, after = time.monotonic_ns(), ticks()
+            self.note(then, now, after.stolen - before.stolen, after.all - before.all)
             then, before = now, after
 
 
-def stolen() -> tuple[int, int]:
-    """Clock ticks of all CPUs since boot: taken by the host, all."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return fields[7], sum(fields)
+class Ticks(NamedTuple):
+    """Clock ticks of all CPUs since boot."""
+
+    used: int
+    stolen: int
+    """Taken by the host while something here was to be run."""
+    all: int
+
+
+def ticks() -> Ticks:
+    """As the kernel has counted until now."""
+    line = Path("/proc/stat").read_text().split("\n", 1)[0]
+    user, nice, system, idle, iowait, irq, softirq, stolen = map(int, line.split()[1:9])
+    used = user + nice + system + irq + softirq
+    return Ticks(used, stolen, used + idle + iowait + stolen)

@@ -140,9 +140,12 @@ class Client:
         poller = zmq.Poller()
         poller.register(asked, zmq.POLLIN)
         poller.register(monitor, zmq.POLLIN)
-        # What it said last has arrived before its end is told.
-        if not poller.poll(limit) or asked.poll(0, zmq.POLLIN):
-            return bool(asked.poll(0, zmq.POLLIN))
+        ready = dict(poller.poll(limit))
+        # What it said last has arrived before its end is told, but maybe after the poll.
+        if asked in ready or not ready:
+            return bool(ready)
+        if asked.poll(0, zmq.POLLIN):
+            return True
         self._disconnect()
         raise UnavailableError(
             f"the supervisor went away: {self._path}",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,18 +16,8 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("supervisor", "worker", "shared", "config", "tests", "scripts")
 FILES: Final = ("pyproject.toml", "setup.py", "README.md", "Makefile")
-MODULES: Final = (
-    "shared/native/build.py",
-    "shared/hypervisor/native/build.py",
-    "shared/embedded/native/build.py",
-    "shared/embedded/guest/native/build.py",
-    "worker/native/build.py",
-    "worker/native/build_trace.py",
-    "worker/native/build_slice.py",
-    "worker/native/build_seccomp.py",
-    "worker/native/build_jail.py",
-)
-"""As setup.py has them."""
+MODULES: Final = tuple(re.findall(r'"(\S+\.py):ffi"', (ROOT / "setup.py").read_text()))
+"""Their build scripts, as setup.py has them."""
 FLAGS: Final = (
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",

@@ -26,5 +26,5 @@ def test_steal_samples_with_enough_taken_become_spans() -> None:
 
 def test_steal_of_this_machine_is_part_of_all_ticks() -> None:
     """The fields are those of proc(5)."""
-    taken, all_ = steal.stolen()
-    assert 0 <= taken < all_
+    ticks = steal.ticks()
+    assert 0 <= ticks.stolen <= ticks.all - ticks.used < ticks.all

@@ -20,6 +20,17 @@ from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
 from tests.fakes.supervisor_world import ERROR, VBD, World
 
 
+async def world_initialising() -> World:
+    """One device, whose worker has been told to open it."""
+    world = World()
+    await world.start()
+    world.plug()
+    await settle()
+    world.workers.says(VBD, m.Hello)
+    await settle()
+    return world
+
+
 @in_clock_loop
 async def test_snapshot_within_every_other_bound_but_too_large_is_the_guests_fault() -> None:
     """It would not fit into a message, and the worker's connection would break: nobody's bug."""
@@ -88,12 +99,7 @@ async def test_reporter_guest_that_closes_and_starts_anew_for_ever_has_bounded_l
 @in_clock_loop
 async def test_reporter_write_that_is_refused_again_and_again_has_bounded_lines() -> None:
     """No room in a driver domain's quota: each thing its guest does tries again, and is refused."""
-    world = World()
-    await world.start()
-    world.plug()
-    await settle()
-    world.workers.says(VBD, m.Hello)
-    await settle()
+    world = await world_initialising()
     world.store.refuse = world.back()
     world.workers.says(VBD, m.Initialised, nodes={})
     for _ in range(5 * GUEST_BURST):
@@ -112,12 +118,7 @@ async def test_reporter_write_that_is_refused_again_and_again_has_bounded_lines(
 @in_clock_loop
 async def test_device_made_anew_while_its_worker_initialises_is_not_given_the_old_disk() -> None:
     """Same domain id, same numbers, same state, another tenant: only the nodes tell."""
-    world = World()
-    await world.start()
-    world.plug()
-    await settle()
-    world.workers.says(VBD, m.Hello)
-    await settle()
+    world = await world_initialising()
     on_event, world.store.on_event = world.store.on_event, lambda event: None
     world.store.put(f"{world.back()}/params", b"aio:/another")
     world.store.on_event = on_event  # the events are still on their way

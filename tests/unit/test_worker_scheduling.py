@@ -38,14 +38,23 @@ def test_slice_shortened_is_the_shortest_of_that_thread_only() -> None:
     assert slice_of(0) == before != SHORTEST
 
 
-def test_slice_shortened_keeps_nice_and_class() -> None:
+def test_slice_shortened_keeps_nice() -> None:
     """What an administrator gave the service is not undone."""
 
-    def work() -> tuple[str, int, str, int]:
+    def work() -> tuple[str, int]:
         me = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, me, 7)
-        first, nice = shorten_slice(), os.getpriority(os.PRIO_PROCESS, me)
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        return first, nice, shorten_slice(), os.sched_getscheduler(0)
+        return shorten_slice(), os.getpriority(os.PRIO_PROCESS, me)
 
-    assert in_a_thread(work) == ("", 7, "", os.SCHED_IDLE)
+    assert in_a_thread(work) == ("", 7)
+
+
+def test_slice_of_a_thread_of_another_class_stays() -> None:
+    """One that is to run only where nothing else wants to keeps its class, and its slice."""
+
+    def work() -> tuple[str, int, bool]:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        before = slice_of(0)
+        return shorten_slice(), os.sched_getscheduler(0), slice_of(0) == before
+
+    assert in_a_thread(work) == ("", os.SCHED_IDLE, True)

@@ -6,20 +6,12 @@ Run from the root of the repository to build in place; setup.py runs it through 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cffi import FFI
 
-_HEADER = Path(__file__).with_name("jail.h")
+from shared.native.declarations import declarations
 
 ffi = FFI()
-ffi.cdef(
-    "\n".join(
-        line
-        for line in _HEADER.read_text(encoding="ascii").splitlines()
-        if not line.startswith("#")
-    )
-)
+ffi.cdef(declarations("worker/native/jail.h"))
 ffi.set_source(
     "worker.native._jail",
     '#include "jail.h"',

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from cffi import FFI
 
+from shared.native.declarations import declarations
+
 ffi = FFI()
-ffi.cdef("int seccomp_no_new_privs(void);")
-ffi.cdef("int seccomp_load(const void *program, uint16_t count, int log);")
-ffi.cdef("int seccomp_available(void);")
-ffi.cdef("int seccomp_knows(uint32_t verdict);")
+ffi.cdef(declarations("worker/native/seccomp.h"))
 ffi.set_source(
     "worker.native._seccomp",
     '#include "seccomp.h"',

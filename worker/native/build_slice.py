@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from cffi import FFI
 
+from shared.native.declarations import declarations
+
 ffi = FFI()
-ffi.cdef("int slice_shorten(void);")
+ffi.cdef(declarations("worker/native/slice.h"))
 ffi.set_source(
     "worker.native._slice",
     '#include "slice.h"',

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from cffi import FFI
 
+from shared.native.declarations import declarations
+
 ffi = FFI()
-ffi.cdef("int trace_install(void);")
+ffi.cdef(declarations("worker/native/trace.h"))
 ffi.set_source(
     "worker.native._trace",
     '#include "trace.h"',

@@ -32,7 +32,7 @@ int slice_shorten(void)
 
     if (syscall(SYS_sched_getattr, 0, &attributes, (unsigned)sizeof(attributes), 0) < 0)
         return -errno;
-    /* Somebody gave it another class (real time, idle), which has no slices or needs none. */
+    /* Another class has no slices, and in the deadline class this field is the budget. */
     if (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH)
         return 0;
     attributes.size = sizeof(attributes);
