@@ -51,18 +51,20 @@ class Records:
                 break
         return longest
 
-    def latencies(self, begin: int, end: int, without: Sequence[Span] = ()) -> list[int]:
-        """Of the I/Os between two moments that touch none of the spans (sorted, apart)."""
-        found = []
-        first = [span[0] for span in without]
+    def latencies(
+        self, begin: int, end: int, without: Sequence[Span], stolen: Sequence[Span]
+    ) -> tuple[list[float], list[float]]:
+        """Milliseconds, of the I/Os between two moments that touch none of `without`: of those
+        that touch none of `stolen`, and of those that do (all spans sorted, and apart)."""
+        undisturbed: list[float] = []
+        disturbed: list[float] = []
         for index in range(bisect_left(self.ends, begin), bisect_left(self.ends, end)):
             start, answered = self.starts[index], self.ends[index]
-            if start < begin:
+            if start < begin or _touches(start, answered, without):
                 continue
-            at = bisect_left(first, answered) - 1
-            if at < 0 or without[at][1] < start:
-                found.append(answered - start)
-        return found
+            to = disturbed if _touches(start, answered, stolen) else undisturbed
+            to.append((answered - start) / MS)
+        return undisturbed, disturbed
 
 
 class Figures(NamedTuple):
@@ -79,8 +81,10 @@ class Figures(NamedTuple):
     """For each killed supervisor, the longest wait of any guest."""
     calm: list[float]
     """Latencies while nothing was done."""
+    calm_stolen: list[float]
     others: list[float]
     """Latencies of guests to which nothing was done, while only workers were killed."""
+    others_stolen: list[float]
     others_in_outages: list[float]
     unseen: int
     """Kills at a moment when the guest asked for nothing."""
@@ -95,10 +99,10 @@ def make_figures(
     stolen: Sequence[Span],
 ) -> Figures:
     """Put records and deeds together; `busy` is when guests were made, which takes the CPUs;
-    `stolen` (sorted, apart) is when the host took them: in no latency and in `pauses_stolen`."""
+    `stolen` (sorted, apart) is when the host took them, and what touches it is told apart."""
     outages = _joined([(one.begin, one.end + TOUCHED) for one in done if one.deed in _OUTAGES])
     around = _joined([*outages, *busy])
-    figures = Figures([], [], [], [], [], [], [], [], 0)
+    figures = Figures([], [], [], [], [], [], [], [], [], [], 0)
     unseen = 0
     for number, record in enumerate(records):
         own = [one for one in done if one.guest == number and one.deed in _TO_WORKER]
@@ -122,15 +126,18 @@ def make_figures(
                 figures.pauses.append(wait / MS)
         hit = [(one.begin, one.end + TOUCHED) for one in own]
         for part in calm:
-            figures.calm.extend(_ms(record.latencies(*part, stolen)))
-        untouched = _joined([*hit, *around, *stolen])
+            undisturbed, disturbed = record.latencies(*part, (), stolen)
+            figures.calm.extend(undisturbed)
+            figures.calm_stolen.extend(disturbed)
+        touched = _joined([*hit, *around])
         for part in chaos:
-            figures.others.extend(_ms(record.latencies(*part, untouched)))
+            undisturbed, disturbed = record.latencies(*part, touched, stolen)
+            figures.others.extend(undisturbed)
+            figures.others_stolen.extend(disturbed)
+        hit = _joined(hit)
         for span in around:
             if _within(span[0], chaos):
-                figures.others_in_outages.extend(
-                    _ms(record.latencies(*span, _joined([*hit, *stolen])))
-                )
+                figures.others_in_outages.extend(record.latencies(*span, hit, stolen)[0])
     for one in done:
         if one.deed is Deed.SUPERVISOR:
             waits = [record.longest_wait(one.begin, one.end) or 0 for record in records]
@@ -145,8 +152,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return values[max(0, math.ceil(len(values) * share) - 1)] if values else 0.0
 
 
-def _ms(values: Iterable[int]) -> Iterable[float]:
-    return (value / MS for value in values)
+def _touches(first: int, last: int, spans: Sequence[Span]) -> bool:
+    """Whether something from `first` to `last` meets one of the spans (sorted, apart)."""
+    at = bisect_left(spans, (last,)) - 1
+    return at >= 0 and spans[at][1] >= first
 
 
 def _within(moment: int, spans: Iterable[Span]) -> bool:

@@ -66,13 +66,13 @@ def test_figures_kill_while_the_supervisor_is_away_is_told_apart(tmp_path: Path)
     assert figures.outages == [2000.0]
 
 
-def test_figures_what_the_host_took_is_in_no_latency(tmp_path: Path) -> None:
-    """Calm and chaos alike leave it out, and a pause in it is told apart."""
+def test_figures_what_the_host_took_is_told_apart(tmp_path: Path) -> None:
+    """In calm and in chaos alike, and pauses too."""
     hit = write(tmp_path / "a", (0, MS), (10 * SECOND, 10 * SECOND + 60 * MS))
     other = write(tmp_path / "b", (0, MS), (2 * MS, 6 * MS), (10 * SECOND, 10 * SECOND + 2 * MS))
     kill = Done(Deed.KILL, 0, 10 * SECOND + 20 * MS, 10 * SECOND + 20 * MS)
     stolen = [(5 * MS, 7 * MS), (10 * SECOND + MS, 11 * SECOND)]
     figures = make_figures([hit, other], [kill], [(0, SECOND)], [(SECOND, 20 * SECOND)], [], stolen)
-    assert figures.calm == [1.0, 1.0]
-    assert figures.others == []
+    assert (figures.calm, figures.calm_stolen) == ([1.0, 1.0], [4.0])
+    assert (figures.others, figures.others_stolen) == ([], [2.0])
     assert (figures.pauses, figures.pauses_stolen) == ([], [40.0])
