@@ -17,7 +17,7 @@ setup(
         "shared/embedded/guest/native/build.py:ffi",
         "worker/native/build.py:ffi",
         "worker/native/build_trace.py:ffi",
-        "worker/native/build_slice.py:ffi",
+        "shared/native/build_slice.py:ffi",
         "worker/native/build_seccomp.py:ffi",
         "worker/native/build_jail.py:ffi",
     ]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from config.model import Config
-from shared import logs
+from shared import logs, scheduling
 from shared.errors import BackendBug, BlamedError
 from supervisor.daemon import Override, Supervisor
 from supervisor.places import embedded_dir
@@ -53,6 +53,7 @@ def serve(config: Config, config_path: Path, override: Override, embedded: bool)
 
             host = start_embedded(embedded_dir(config))
         embedded_pid = inherited if host is None else host.pid
+        _give_way()
         asyncio.run(_run(config, config_path, override, handover, embedded_pid))
     except BlamedError as error:
         _log.log(error.log_level, "%s", error)
@@ -87,6 +88,13 @@ async def _run(
         embedded_pid=embedded_pid,
     )
     await supervisor.run()
+
+
+def _give_way() -> None:
+    """To what serves a guest; the fork server and what it forks inherit it, until they serve."""
+    trouble = scheduling.lengthen_slice()
+    if trouble:
+        _log.debug("scheduler: %s; the usual slice stays", trouble)
 
 
 def _interrupt(_number: int, _frame: types.FrameType | None) -> None:

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from shared import scheduling
 from shared.errors import BackendBug, Blame, BlamedError, HostError
 from shared.messages import (
     TEXT_MAX,
@@ -55,7 +56,6 @@ from shared.messages import (
     ToWorker,
 )
 from shared.worker_spec import WorkerSpec
-from worker import scheduling
 from worker.bus import Bus
 from worker.device import Device, RenewalError
 from worker.jail.jail import Jail

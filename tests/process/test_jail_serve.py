@@ -12,6 +12,8 @@ import pytest
 
 from shared.control import Show, ShowReply
 from shared.embedded.guest.load import LoadConfig
+from shared.scheduling import LONG, SHORTEST
+from tests.fakes.scheduler import SLICES, slice_of
 from tests.process.lab_world import CONFIG, DEADLINE, Guest, World, running_world
 
 SEALED = {"handler": "block", "options": {"grants": "sealed"}}
@@ -135,3 +137,15 @@ def test_jail_is_told_again_to_the_supervisor_that_adopts(world: World) -> None:
 def _field(pid: int | None, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+
+
+@pytest.mark.skipif(not SLICES, reason="this kernel has no slices to ask for")
+def test_supervisor_and_fork_server_go_after_workers_that_serve(world: World) -> None:
+    """They have a slice longer than usual, a serving worker the shortest."""
+    serving = world.neighbour.pid
+    supervisor = world.lab.supervisor
+    assert supervisor is not None
+    long = {slice_of(supervisor.pid), slice_of(_field(serving, "PPid"))}
+
+    assert long == {LONG}
+    assert slice_of(serving) == SHORTEST < slice_of(0) < LONG

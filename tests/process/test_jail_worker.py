@@ -119,7 +119,7 @@ def test_jail_of_a_serving_worker_holds_for_all_of_its_threads(bench: Bench) -> 
 
 @pytest.mark.skipif(not SLICES, reason="this kernel has no slices to ask for")
 def test_worker_that_starts_goes_after_those_that_serve(bench: Bench) -> None:
-    """Serving ones have the shorter slice; what a worker does until then has the usual one."""
+    """Serving ones have a shorter slice; what a worker does until then has what it was given."""
     worker = bench.worker(jail=jail(bench))
     worker.expect(Hello)
     usual = slice_of(worker.process.pid)

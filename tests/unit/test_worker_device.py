@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 
 import pytest
 
+from shared import scheduling
 from shared.device_id import DeviceId
 from shared.errors import BackendBug, ConfigError, GuestFault, HostError
 from shared.messages import Init, Message, Nodes, Stop, ToWorker
@@ -17,7 +18,6 @@ from shared.untrusted import parse_int
 from shared.worker_spec import WorkerSpec
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import PORT, FakeHypervisor
-from worker import scheduling
 from worker.bus import Bus
 from worker.device import Device, NoOptions
 from worker.devices.block import BlockDevice

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Build script of `worker.native._slice`, the scheduler's slice of a thread (cffi).
+"""Build script of `shared.native._slice`, the scheduler's slice of a thread (cffi).
 
 Run from the root of the repository to build in place; setup.py runs it through `ffi`.
 """
@@ -11,13 +11,13 @@ from cffi import FFI
 from shared.native.declarations import declarations
 
 ffi = FFI()
-ffi.cdef(declarations("worker/native/slice.h"))
+ffi.cdef(declarations("shared/native/slice.h"))
 ffi.set_source(
-    "worker.native._slice",
+    "shared.native._slice",
     '#include "slice.h"',
-    sources=["worker/native/slice.c"],
-    include_dirs=["worker/native"],
-    depends=["worker/native/slice.h"],
+    sources=["shared/native/slice.c"],
+    include_dirs=["shared/native"],
+    depends=["shared/native/slice.h"],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror"],
 )
 

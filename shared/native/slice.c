@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,22 +21,30 @@ struct attributes {
     uint64_t runtime, deadline, period;
 };
 
-/* Nanoseconds; the kernel takes no less. */
-#define SHORTEST 100000u
+static int get(struct attributes *out)
+{
+    return syscall(SYS_sched_getattr, 0, out, (unsigned)sizeof(*out), 0) < 0 ? -errno : 0;
+}
 
-/* 0, or -errno. Before Linux 6.12 the kernel takes it and does nothing. */
-int slice_shorten(void)
+int64_t slice_get(void)
 {
     struct attributes attributes;
+    int error = get(&attributes);
 
-    if (syscall(SYS_sched_getattr, 0, &attributes, (unsigned)sizeof(attributes), 0) < 0)
-        return -errno;
+    return error ? error : (int64_t)attributes.runtime;
+}
+
+int slice_set(uint64_t nanoseconds)
+{
+    struct attributes attributes;
+    int error = get(&attributes);
+
+    if (error)
+        return error;
     /* Another class has no slices, and in the deadline class this field is the budget. */
     if (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH)
         return 0;
     attributes.size = sizeof(attributes);
-    attributes.runtime = SHORTEST;
-    if (syscall(SYS_sched_setattr, 0, &attributes, 0) < 0)
-        return -errno;
-    return 0;
+    attributes.runtime = nanoseconds;
+    return syscall(SYS_sched_setattr, 0, &attributes, 0) < 0 ? -errno : 0;
 }

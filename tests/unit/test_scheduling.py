@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a worker asks of the scheduler once it serves."""
+"""What a supervisor asks of the scheduler, and a worker once it serves."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import pytest
 
+from shared.native._slice import lib
+from shared.scheduling import LONG, SHORTEST, lengthen_slice, shorten_slice
 from tests.fakes.scheduler import SLICES, slice_of
-from worker.scheduling import shorten_slice
 
-SHORTEST: Final = 100_000
 T = TypeVar("T")
 
 
@@ -58,3 +58,17 @@ def test_slice_of_a_thread_of_another_class_stays() -> None:
         return shorten_slice(), os.sched_getscheduler(0), slice_of(0) == before
 
     assert in_a_thread(work) == ("", os.SCHED_IDLE, True)
+
+
+@pytest.mark.skipif(not SLICES, reason="this kernel has no slices to ask for")
+def test_slice_lengthened_is_longer_than_the_usual_and_never_shorter_than_it_was() -> None:
+    """A supervisor that replaces itself has its long one, and what an administrator gave stays."""
+
+    def work() -> list[tuple[str, int]]:
+        asked = [(lengthen_slice(), slice_of(0)) for _ in range(2)]
+        assert not lib.slice_set(2 * LONG)
+        return [*asked, (lengthen_slice(), slice_of(0))]
+
+    usual = slice_of(0)
+    assert in_a_thread(work) == [("", LONG), ("", LONG), ("", 2 * LONG)]
+    assert slice_of(0) == usual < LONG
