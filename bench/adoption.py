@@ -94,7 +94,7 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     config = {**DEFAULT_CONFIG, "timeouts": {"beat": 0.1, "beat_dead": 10}}
     with Lab(config, own_hypervisor=True) as lab:
-        image = lab.directory / "disk.img"
+        image = lab.images / "disk.img"
         with image.open("wb") as file:
             file.truncate(4 << 20)
         lab.must("guest", "create", GUEST, "--disk", str(image))

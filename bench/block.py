@@ -191,7 +191,7 @@ def main() -> int:
     options = {"poll_us": POLL_US}
     config = {**DEFAULT_CONFIG, "types": {"vbd": {"handler": "block", "options": options}}}
     with Lab(config) as lab:
-        image = lab.directory / "bench.img"
+        image = lab.images / "bench.img"
         with image.open("wb") as file:
             for _ in range(args.size):
                 file.write(os.urandom(MIB))

@@ -284,13 +284,15 @@ def main() -> int:
             chaos.run(plan)
         except BaseException:
             lab.keep = True
-            console.print(f"seed {options.seed}, kept: {lab.directory}")
+            console.print(f"seed {options.seed}, kept: {lab.directory}, {lab.images}")
             raise
         lab.keep = bool(chaos.wrong)
         for line in chaos.wrong:
             console.print(f"FAILED {line}")
         if chaos.wrong:
-            console.print(f"FAILED: seed {options.seed}, log and records in {lab.directory}")
+            console.print(
+                f"FAILED: seed {options.seed}, log in {lab.directory}, records in {lab.images}"
+            )
             return 1
     console.print("no I/O error, no mismatch, every device Connected, nothing left behind")
     return 0

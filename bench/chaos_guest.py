@@ -57,11 +57,11 @@ class ChaosGuest:
         self.totals = {"I/Os": 0, "flushes": 0, "units verified": 0, "reboots": 0, "recreated": 0}
         self.made: list[tuple[int, int]] = []
         """From when to when it was destroyed and made anew, monotonic nanoseconds."""
-        self.record = lab.directory / f"record{number}"
+        self.record = lab.images / f"record{number}"
         self._lab = lab
         self._seed = seed
         self._loads = number
-        self._image = lab.directory / f"disk{number}.img"
+        self._image = lab.images / f"disk{number}.img"
         self._toolstack = toolstack
         self._orders: queue.SimpleQueue[Deed] = queue.SimpleQueue()
         self._ending = threading.Event()

@@ -69,7 +69,7 @@ class Demo:
         self.lab = lab
         self.say = Console(highlight=False)
         self.shown: list[Shown] = []
-        self.images = {name: lab.directory / f"{name}.img" for name in GUESTS}
+        self.images = {name: lab.images / f"{name}.img" for name in GUESTS}
 
     def note(self, what: str, held: bool, figure: str) -> None:
         """Record and print one result."""
@@ -85,7 +85,7 @@ class Demo:
     def make_images(self) -> None:
         """An ext4 file system with this repository's files and a placeholder to be overwritten."""
         self.step(f"Making two ext4 images of {IMAGE_MIB} MiB from this repository's files")
-        tree = self.lab.directory / "tree"
+        tree = self.lab.images / "tree"
         for path in repository_files():
             target = tree / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class Demo:
         """The guest's view of the disk is the image, byte for byte."""
         self.step("Each guest reads its whole disk through the ring")
         for name, image in self.images.items():
-            copy = self.lab.directory / f"{name}.read"
+            copy = self.lab.images / f"{name}.read"
             began = time.monotonic()
             self.lab.must("guest", "dd", name, "xvda", "--to", str(copy))
             took = time.monotonic() - began
@@ -130,18 +130,18 @@ class Demo:
         """The guest overwrites a file's blocks; the host finds the content in the file system."""
         self.step(f"Guest alpha writes {PAYLOAD_MIB} MiB into a file's blocks and flushes")
         image = self.images["alpha"]
-        content = self.lab.directory / "new-content"
+        content = self.lab.images / "new-content"
         content.write_bytes(os.urandom(PAYLOAD_MIB * MIB))
         done = 0
         for first, count in extents(image, "/payload.bin"):
-            part = self.lab.directory / "part"
+            part = self.lab.images / "part"
             data = content.read_bytes()[done * BLOCK : (done + count) * BLOCK]
             part.write_bytes(data)
             self.lab.must(
                 "guest", "dd", "alpha", "xvda", "--from", str(part), "--seek", str(first * BLOCK)
             )
             done += count
-        back = self.lab.directory / "dumped"
+        back = self.lab.images / "dumped"
         output_of(tool("debugfs"), "-R", f"dump /payload.bin {back}", str(image))
         held = done * BLOCK == PAYLOAD_MIB * MIB and sha256(back) == sha256(content)
         self.note("the image on disk holds it", held, f"{done} blocks, {sha256(back)[:16]}…")

@@ -79,7 +79,7 @@ def connect_all(lab: Lab, guests: int, per_guest: int) -> Figure:
         domids = [int(one) for one in xenstore.directory("/local/domain") if one != "0"]
         specs = []
         for number in range(per_guest):
-            image = lab.directory / f"disk{number}.img"
+            image = lab.images / f"disk{number}.img"
             with image.open("wb") as file:
                 file.truncate(1 << 20)
             specs.append(DiskSpec(path=str(image), vdev=f"xvd{chr(ord('a') + number)}"))

@@ -81,7 +81,7 @@ class Bench:
     def __init__(self, lab: Lab, dom0: BlockingXenstore) -> None:
         self.lab = lab
         self.dom0 = dom0
-        image = lab.directory / "disk.img"
+        image = lab.images / "disk.img"
         with image.open("wb") as file:
             file.truncate(SIZE)
         self.spec = DiskSpec(path=str(image), vdev="xvda")

@@ -181,7 +181,7 @@ def report_data_path(
     with Lab({**DEFAULT_CONFIG, "types": types}) as lab:
         specs = []
         for kind, vdev in KINDS.items():
-            image = lab.directory / f"{vdev}.img"
+            image = lab.images / f"{vdev}.img"
             image.write_bytes(os.urandom(MIB) * megabytes)
             specs.append(DiskSpec(path=str(image), vdev=vdev, kind=kind))
         create_guest(lab.embedded_dir, "bench", specs)

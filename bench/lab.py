@@ -32,6 +32,8 @@ DEFAULT_CONFIG: Final[Mapping[str, Any]] = {
     "types": {"vbd": {"handler": "block"}, "qdisk": {"handler": "block"}}
 }
 
+_SHARED_MEMORY: Final = "/dev/shm"
+
 
 class Lab:
     """One supervisor and one embedded hypervisor; the directory is short (socket paths)."""
@@ -40,7 +42,10 @@ class Lab:
         self, config: Mapping[str, Any] = DEFAULT_CONFIG, *, own_hypervisor: bool = False
     ) -> None:
         """`own_hypervisor`: run it beside `serve`, so that it survives the supervisor."""
-        self.directory = Path(tempfile.mkdtemp(prefix="xbd"))
+        self.directory = Path(tempfile.mkdtemp(prefix="xbd", dir=_memory()))
+        """What `runtime_dir` is, with configuration and log."""
+        self.images = Path(tempfile.mkdtemp(prefix="xbi"))
+        """For disks, and whatever else is large."""
         self.config_path = self.directory / "xenbackd.yaml"
         self.log_path = self.directory / "log"
         self.embedded_dir = self.directory / "embedded"
@@ -73,9 +78,14 @@ class Lab:
             self.stop()
         finally:
             if self.keep or (kind is not None and os.environ.get("XENBACKD_KEEP_LAB")):
-                sys.stderr.write(f"kept: {self.directory}\n")
+                sys.stderr.write(f"kept: {self.directory}, {self.images}\n")
             else:
-                shutil.rmtree(self.directory, ignore_errors=True)
+                self.remove()
+
+    def remove(self) -> None:
+        """Leave no file behind."""
+        for directory in (self.directory, self.images):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def start(self) -> None:
         """Start what is not running and wait until the supervisor answers."""
@@ -234,3 +244,9 @@ def is_serving(device: control.DeviceStatus) -> bool:
 def processes(pids: Sequence[int]) -> list[int]:
     """Those of the processes that still exist."""
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def _memory() -> str | None:
+    """A directory in memory, as /run is where xenbackd usually has its runtime directory; journals
+    are there, and writing to a file on a disk waits for it now and then. None: there is none."""
+    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None

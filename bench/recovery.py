@@ -192,7 +192,7 @@ def main() -> int:
     with slow_part(size), Lab({**DEFAULT_CONFIG, "types": types}) as lab:
         specs = []
         for kind, vdev in KINDS.items():
-            image = lab.directory / f"{vdev}.img"
+            image = lab.images / f"{vdev}.img"
             with image.open("wb") as file:
                 for _ in range(args.size):
                     file.write(os.urandom(MIB))

@@ -47,7 +47,7 @@ SCENE_CONFIG: Final[Mapping[str, Any]] = {
     "limits": {"domain_restarts": 100_000, "restart_burst": 100_000},
 }
 
-_APART: Final = ("images/", "log", "xenbackd.yaml")
+_APART: Final = ("log", "xenbackd.yaml")
 """What in the lab's directory is the test's own, or is looked at by its size."""
 
 

@@ -129,8 +129,7 @@ class World:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.images = lab.directory / "images"
-        self.images.mkdir()
+        self.images = lab.images
         self._count = 0
         self.neighbour: Neighbour
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ def test_xenstored_absent_at_start_is_one_clear_line(hypervisor: str, said: str)
         assert said in line
         assert not list(lab.directory.glob("*.sock"))
     finally:
-        shutil.rmtree(lab.directory)
+        lab.remove()
 
 
 def test_xenstored_killed_is_not_noticed_by_guests_and_made_up_for(world: World) -> None:

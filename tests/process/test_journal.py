@@ -155,7 +155,7 @@ def test_journal_lives_and_dies_with_its_device(world: World) -> None:
 def test_journal_left_behind_is_swept_by_the_next_serve() -> None:
     """A device that went while nobody served leaves its file; one that is there keeps it."""
     with Lab(CONFIG, own_hypervisor=True) as lab:
-        image = lab.directory / "disk.img"
+        image = lab.images / "disk.img"
         image.write_bytes(bytes(1 << 20))
         lab.must("guest", "create", "web", "--disk", str(image))
         device = lab.status().devices[0].device

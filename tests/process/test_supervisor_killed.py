@@ -22,7 +22,7 @@ CONFIG = {**DEFAULT_CONFIG, "timeouts": {"beat": 0.1, "beat_dead": 10}}
 def lab() -> Iterator[Lab]:
     """A hypervisor that survives the supervisor, and a guest with a disk."""
     with Lab(CONFIG, own_hypervisor=True) as made:
-        image = made.directory / "disk.img"
+        image = made.images / "disk.img"
         with image.open("wb") as file:
             file.truncate(4 << 20)
         made.must("guest", "create", "web", "--disk", str(image))
