@@ -98,8 +98,8 @@ def make_figures(
     busy: Iterable[Span],
     stolen: Sequence[Span],
 ) -> Figures:
-    """Put records and deeds together; `busy` is when guests were made, which takes the CPUs;
-    `stolen` (sorted, apart) is when the host took them, and what touches it is told apart."""
+    """Put records and deeds together; `busy` is when guests were made and compared, which takes the
+    CPUs; `stolen` (sorted, apart) is when the host took them, and what touches it is told apart."""
     outages = _joined([(one.begin, one.end + TOUCHED) for one in done if one.deed in _OUTAGES])
     around = _joined([*outages, *busy])
     figures = Figures([], [], [], [], [], [], [], [], [], [], 0)
