@@ -12,7 +12,7 @@ and the C library would look for later is used here once: codecs, the time zone,
 a traceback. The fork server itself is not jailed; it is root where the supervisor is, and nothing
 that a guest wrote ever reaches it.
 
-No thread is started and no ZeroMQ context made: neither survives a fork.
+No thread is left and no ZeroMQ context made: neither survives a fork.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from shared.messages import Beat, Hello, Init, Jailed, Stop, decode_to_worker, e
 from shared.worker_spec import JailSpec, WorkerSpec
 from worker.devices.block import BlockDevice
 from worker.handlers import load
-from worker.jail import allowed, filters
+from worker.jail import allowed, filters, network
 from worker.jail.jail import Jail
 from worker.native._block import lib
 
@@ -118,5 +118,6 @@ worker.trace.install()
 # changes before it gives itself a title; so it is looked for here, where both still touch.
 setproctitle("xenbackd: fork server")
 warm_up()
+network.prepare()
 gc.collect()
 gc.freeze()

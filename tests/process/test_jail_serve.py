@@ -134,6 +134,29 @@ def test_jail_is_told_again_to_the_supervisor_that_adopts(world: World) -> None:
     world.neighbour.works_on()
 
 
+@needs_root
+def test_jail_puts_workers_into_one_network_namespace_with_nothing_in_it(world: World) -> None:
+    """Taking one down costs milliseconds, so there is one; it is not the supervisor's, and no
+    worker keeps a descriptor by which it could be entered."""
+    supervisor = world.lab.supervisor
+    assert supervisor is not None
+    with world.guest() as one, world.guest() as other:
+        pids = []
+        for guest in (one, other):
+            guest.disk.connect(DEADLINE)
+            pids.append(world.lab.wait_connected(guest.device).pid)
+        networks = {Path(f"/proc/{pid}/ns/net").readlink() for pid in pids}
+        outside = {supervisor.pid, _field(pids[0], "PPid")}
+
+        assert len(networks) == 1
+        assert networks.isdisjoint(Path(f"/proc/{pid}/ns/net").readlink() for pid in outside)
+        _, _, *interfaces = Path(f"/proc/{pids[0]}/net/dev").read_text().splitlines()
+        assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
+        for pid in pids:
+            files = {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
+            assert not [file for file in files if file.startswith("net:")]
+
+
 def _field(pid: int | None, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

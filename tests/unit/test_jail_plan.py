@@ -64,6 +64,7 @@ def test_jail_plan_of_root_leaves_nothing_out_and_keeps_the_order() -> None:
     assert [step.name for step in steps.birth] == [
         "cgroup",
         "session",
+        "network",
         "descriptors",
         "environment",
         "umask",
@@ -71,7 +72,6 @@ def test_jail_plan_of_root_leaves_nothing_out_and_keeps_the_order() -> None:
         "oom-score",
         "no_new_privs",
         "mounts",
-        "network",
         "ipc",
         "uts",
         "capabilities",

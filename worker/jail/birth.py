@@ -239,7 +239,6 @@ class Namespace:
 
 NAMESPACES: Final = (
     (native.CLONE_NEWNS, "mounts", "mount namespace of its own"),
-    (native.CLONE_NEWNET, "network", "network namespace of its own, empty"),
     (native.CLONE_NEWIPC, "ipc", "IPC namespace of its own"),
     (native.CLONE_NEWUTS, "uts", "UTS namespace of its own"),
 )

@@ -20,7 +20,7 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
-# unshare
+# unshare, setns
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
@@ -89,6 +89,11 @@ def capset(capabilities: Capabilities) -> None:
 def unshare(flags: int) -> None:
     """unshare(2)."""
     _check("unshare", lib.jail_unshare(flags))
+
+
+def setns(namespace: int, flag: int) -> None:
+    """setns(2), with a descriptor of a namespace of that kind."""
+    _check("setns", lib.jail_setns(namespace, flag))
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:

@@ -13,6 +13,7 @@ up before them; images, the journal and the hypervisor are opened by root, and t
 and user id must be left after that. The order within each half follows from what a step needs:
 
 - the control group first, so that all that follows is counted;
+- the network before the descriptors, for it is entered by one of them that is not kept;
 - no_new_privs before Landlock, which asks for it; both capability steps after unshare;
 - the root before the user id, for mounting needs CAP_SYS_ADMIN; Landlock on files after the root,
   for it forbids pivoting; the filter last, for it forbids all of the above.
@@ -37,6 +38,7 @@ from worker.jail.facts import Facts
 from worker.jail.handles import LimitGrants, RestrictEventChannels
 from worker.jail.identity import NotDumpable, OwnUser
 from worker.jail.native import Capability
+from worker.jail.network import EmptyNetwork
 from worker.jail.root import EmptyRoot
 from worker.jail.step import NEEDS_ROOT, LeaveOut, Step
 
@@ -83,6 +85,7 @@ def _birth(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
     group = birth.JoinControlGroup(spec.cgroup)
     yield group if spec.cgroup else LeaveOut(group.name, "control group", "none is delegated")
     yield birth.OwnSession()
+    yield _unless(_why_not_admin(facts), EmptyNetwork())
     yield birth.CloseDescriptors(subject.descriptors)
     yield birth.EmptyEnvironment()
     yield birth.OwnerOnly()

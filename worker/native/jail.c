@@ -84,6 +84,11 @@ int jail_unshare(int flags)
     return result(unshare(flags));
 }
 
+int jail_setns(int namespace, int type)
+{
+    return result(setns(namespace, type));
+}
+
 int jail_mount(const char *source, const char *target, const char *type, unsigned long flags,
                const char *data)
 {

@@ -22,6 +22,7 @@ int jail_drop_bounding(void);
 int jail_capget(int thread, struct jail_caps *out);
 int jail_capset(const struct jail_caps *caps);
 int jail_unshare(int flags);
+int jail_setns(int namespace, int type);
 int jail_mount(const char *source, const char *target, const char *type, unsigned long flags,
                const char *data);
 int jail_umount(const char *target, int flags);
