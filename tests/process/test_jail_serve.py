@@ -136,8 +136,8 @@ def test_jail_is_told_again_to_the_supervisor_that_adopts(world: World) -> None:
 
 @needs_root
 def test_jail_puts_workers_into_one_network_namespace_with_nothing_in_it(world: World) -> None:
-    """Taking one down costs milliseconds, so there is one; it is not the supervisor's, and no
-    worker keeps a descriptor by which it could be entered."""
+    """To take one down is dear, so there is one; it is not the supervisor's, and no worker keeps a
+    descriptor by which it could be entered."""
     supervisor = world.lab.supervisor
     assert supervisor is not None
     with world.guest() as one, world.guest() as other:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The network namespace of all workers of one fork server: nothing is in it.
 
-One for all, because to take down a network namespace costs the kernel more than all else that the
-end of a worker does, several milliseconds that nothing preempts where the kernel is built so; and
-workers end while others serve. What workers could say to each other through it are abstract
+One for all, because to take down a network namespace costs the kernel more than all else that
+follows the end of a worker, nothing preempts it where the kernel is built so, and workers end while
+others serve. What workers could say to each other through it are abstract
 sockets, and the calls for that are forbidden to them by Landlock and by the filter.
 """
 
