@@ -13,9 +13,16 @@ DEADLINE: Final = 20.0
 INTERVAL: Final = 0.02
 
 
-def wait_until(holds: Callable[[], bool], what: str, timeout: float = DEADLINE) -> None:
-    """Return as soon as it holds; AssertionError after `timeout` seconds."""
+def wait_until(
+    holds: Callable[[], bool], what: str | Callable[[], str], timeout: float = DEADLINE
+) -> None:
+    """Return as soon as it holds; AssertionError after `timeout` seconds.
+
+    `what` is what was waited for, or tells it at the time.
+    """
     end = time.monotonic() + timeout
     while not holds():
-        assert time.monotonic() < end, f"waited {timeout:g} s for {what}"
+        if time.monotonic() > end:
+            text = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {timeout:g} s for {text}")
         select.select([], [], [], INTERVAL)

@@ -24,6 +24,7 @@ from shared.worker_spec import WorkerSpec
 from supervisor.bus import Bus
 from supervisor.records import Records
 from supervisor.spawner import Spawner
+from tests.fakes.descriptors import descriptors
 from tests.fakes.waiting import wait_until
 
 ENTRY = "tests.fakes.trivial_worker:run"
@@ -36,11 +37,6 @@ def directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="xbd"))
     yield path
     shutil.rmtree(path)
-
-
-def descriptors() -> int:
-    """Open descriptors of this process."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class Owner:

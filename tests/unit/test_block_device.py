@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 from config.block import BlockOptions
 from shared.errors import BackendBug, ConfigError, GuestFault, HostError
 from shared.messages import Nodes
+from tests.fakes.descriptors import descriptors
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import FakeHypervisor
 from worker.devices.block import BlockDevice
@@ -56,12 +56,6 @@ def make(handles: FakeHandles) -> Iterator[Make]:
     yield make_device
     for device in made:
         device.free()
-
-
-def descriptors() -> int:
-    """How many descriptors this process has open."""
-    gc.collect()  # what earlier tests left to the collector would close itself in between
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def backend(image: Path, **nodes: str) -> Nodes:
