@@ -246,6 +246,32 @@ def test_block_journal_of_another_connection_is_discarded(
     assert mortal.counters()["reissued"] == 0
 
 
+@pytest.mark.parametrize("stale", [0, 1], ids=["in ring order", "out of order"])
+def test_block_journal_killed_while_beginning_on_a_live_ring_is_begun_again(stale: int) -> None:
+    """Whoever is killed before another connection's journal was replaced has taken nothing."""
+    point = 0
+    died = True
+    while died:
+        point += 1
+        mortal = Mortal()
+        assert mortal.start(resume=False, refs=[9], journal=stale) == 0
+        mortal.kill()
+        mortal.put(READ, 1, 8, 1)
+        mortal.frontend.push()
+        mortal.arm(point)
+        died = mortal.start() == KILLED
+        if died:
+            mortal.arm(0)
+            mortal.kill()
+            assert mortal.start() == 0, f"point {point}"
+        mortal.arm(0)
+        assert os.fstat(mortal.journal).st_size == HEADER + 32 * ENTRY
+        assert mortal.settle()
+        assert mortal.frontend.answers() == [(1, READ, OKAY)]
+        mortal.close()
+    assert point > 3
+
+
 def test_block_journal_lost_with_requests_in_the_ring_is_said(mortal: Mortal) -> None:
     """Which of them have an answer nobody knows: refused, and no slot is read."""
     mortal.read(1)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.worker_spec import HypervisorKind
-from worker.jail.rules import INT, Argument
+from worker.jail.rules import INT, LONG, Argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ _THREAD_FLAGS: Final = 0x3D0F00
 """CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID and CHILD_CLEARTID: what
 pthread_create passes in glibc; musl adds CLONE_DETACHED, which Linux ignores."""
 _CLONE_DETACHED: Final = 0x400000
+
+_BEYOND_JOURNALS: Final = LONG & ~0x1FFFF
+"""Bits no length of a journal has: the longest is 65,728 bytes (worker/native/blk_journal.h)."""
 
 _PR_SET_NAME: Final = 15
 _PR_SET_VMA: Final = 0x53564D41
@@ -227,8 +230,16 @@ HANDLERS: Final[dict[str, tuple[Group, ...]]] = {
         Group(
             "the journal of a new connection",
             (
-                Call("ftruncate", (Argument(1, (0,)),), "to nothing"),
-                Call("fallocate", (Argument(1, (0,), INT),), "without flags"),
+                Call("ftruncate", (Argument(1, (0,), _BEYOND_JOURNALS),), "below 128 KiB"),
+                Call(
+                    "fallocate",
+                    (
+                        Argument(1, (0,), INT),
+                        Argument(2, (0,)),
+                        Argument(3, (0,), _BEYOND_JOURNALS),
+                    ),
+                    "without flags, the first 128 KiB",
+                ),
             ),
         ),
         Group(

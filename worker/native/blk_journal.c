@@ -92,7 +92,12 @@ static int map_file(struct journal *journal, int fd, size_t bytes)
     return 0;
 }
 
-/* An empty journal of this connection, beginning at the ring's published responses. */
+/*
+ * An empty journal of this connection, beginning at the ring's published responses. In the file may
+ * stand what belongs to another connection, of any length. Who is killed in here leaves either that
+ * or JOURNAL_BEGINNING, never an empty file: from that no successor could tell that this ring,
+ * which may be live and hold requests, is untouched.
+ */
 static int begin(struct blk_dev *dev, const struct blk_ring_config *config, uint32_t start)
 {
     struct journal *journal = &dev->journal;
@@ -101,19 +106,30 @@ static int begin(struct blk_dev *dev, const struct blk_ring_config *config, uint
 
     if (config->journal)
         bytes += dev->ring.slots * sizeof(struct journal_entry);
-    /* All zero, and really there: a hole in a full tmpfs would be a SIGBUS later. */
-    if (ftruncate(config->journal_fd, 0) < 0)
-        return -errno;
+    blk_inject_point();
+    /* At least so long, and really there: a hole in a full tmpfs would be a SIGBUS later. */
     error = posix_fallocate(config->journal_fd, 0, (off_t)bytes);
     if (error)
         return -error;
     error = map_file(journal, config->journal_fd, bytes);
     if (error)
         return error;
+    blk_inject_point();
+    store_release64(&journal->header->magic, JOURNAL_BEGINNING);
+    full_barrier(); /* nothing of what follows before it */
+    blk_inject_point();
+    if (ftruncate(config->journal_fd, (off_t)bytes) < 0) {
+        error = -errno;
+        journal_detach(dev);
+        return error;
+    }
+    memset((uint8_t *)journal->header + sizeof(journal->header->magic), 0,
+           bytes - sizeof(journal->header->magic));
     journal->header->publication =
         config->journal ? JOURNAL_OUT_OF_ORDER : JOURNAL_IN_RING_ORDER;
     journal->header->connection = config->connection;
     journal->header->taken = journal->header->answered = start;
+    blk_inject_point();
     store_release64(&journal->header->magic, JOURNAL_MAGIC);
     for (uint32_t i = 0; i < dev->ring.slots; i++)
         journal->free[journal->free_count++] = (uint16_t)(dev->ring.slots - 1 - i);
@@ -153,9 +169,10 @@ static int take_up(struct blk_dev *dev, const struct blk_ring_config *config,
         /* Which requests of a live ring have an answer nobody knows now. */
         return untrusted_prod == untrusted_rsp ? begin(dev, config, untrusted_rsp) : -ENODATA;
     }
-    if (untrusted->magic != JOURNAL_MAGIC)
+    if (untrusted->magic != JOURNAL_MAGIC && untrusted->magic != JOURNAL_BEGINNING)
         return journal_broken(dev, "magic");
-    if (memcmp(&untrusted->connection, &config->connection, sizeof(config->connection)) != 0) {
+    if (untrusted->magic == JOURNAL_BEGINNING ||
+        memcmp(&untrusted->connection, &config->connection, sizeof(config->connection)) != 0) {
         journal_detach(dev);
         return begin(dev, config, untrusted_rsp);
     }

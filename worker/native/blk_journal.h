@@ -20,6 +20,8 @@ struct journal_findings;
 
 /* "XBLKJNL1"; another form gets another, and takes up what a drained worker left of this one. */
 #define JOURNAL_MAGIC 0x314c4e4a4b4c4258ull
+/* "XBLKJNL0": it is being begun, and nobody has taken anything from the ring that it will be of. */
+#define JOURNAL_BEGINNING 0x304c4e4a4b4c4258ull
 #define JOURNAL_SLOTS_MAX 512u
 
 /*
@@ -44,7 +46,7 @@ enum entry_state {
 };
 
 struct journal_header {
-    uint64_t magic; /* 0: nothing valid in here yet; stored last */
+    uint64_t magic; /* 0: nothing valid in here yet; JOURNAL_BEGINNING, and, last, JOURNAL_MAGIC */
     uint32_t publication; /* enum journal_order, for the life of the connection */
     uint32_t crashed; /* the worker died of itself: set by the signal's handler */
     struct blk_connection connection;
