@@ -3,7 +3,8 @@
 
 A device begins with a worker that is believed to be there and has not spoken (`ADOPTING`), so
 nothing is started for it, and everything read from xenstore is fed to its life cycle as always.
-The worker then says what it is doing, and from there on the device is like any other.
+The worker then says what it is doing, and from there on the device is like any other. That of a
+worker which died meanwhile begins in the same way, and hears of the death when it is adopted.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def make_device(
     if orphan is not None:
         life = Lifecycle(
             ignore_frontend_state=handler.ignore_frontend_state,
-            worker=WorkerPhase.ABSENT if orphan.pidfd is None else WorkerPhase.ADOPTING,
+            worker=WorkerPhase.ABSENT if orphan.record.pid is None else WorkerPhase.ADOPTING,
             hold=Hold.QUARANTINED if orphan.record.quarantined else Hold.NONE,
         )
     return Device(id_, frontend_path, services, type_config, handler, life)

@@ -134,8 +134,9 @@ class WorkerLink:
         self.policy.recall(record.memory)
         if orphan.pidfd is None:
             if record.pid is not None:
+                # How it ended nobody knows; what follows an end does not depend on who heard of it.
                 self._log.warning("worker: process %d died without a supervisor", record.pid)
-                self.policy.ended(ExitKind.CRASH, self._services.clock())
+                self._over(ExitKind.CRASH)
             return
         # Another handler would be another device behind a ring that is in use.
         self.type_config = msgspec.structs.replace(self.type_config, handler=record.handler)

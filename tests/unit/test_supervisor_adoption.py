@@ -24,8 +24,8 @@ from tests.fakes.supervisor_world import ERROR, VBD, World
 RING = {"ring-ref": b"8", "event-channel": b"5"}
 
 
-def left(world: World, *, pid: int | None = 77, **fields: Any) -> None:
-    """What an earlier supervisor left of the device, generation 3."""
+def left(world: World, *, pid: int | None = 77, dead: bool = False, **fields: Any) -> None:
+    """What an earlier supervisor left of the device, generation 3; `dead`: the worker is too."""
     known: dict[str, Any] = {
         "device": VBD,
         "generation": 3,
@@ -36,7 +36,7 @@ def left(world: World, *, pid: int | None = 77, **fields: Any) -> None:
         "pid": pid,
     }
     record = WorkerRecord(**{**known, **fields})
-    world.services.orphans[VBD] = Orphan(record, None if pid is None else 1000)
+    world.services.orphans[VBD] = Orphan(record, None if pid is None or dead else 1000)
 
 
 async def adopting(state: int = 4, frontend: int = 4, **fields: Any) -> World:
@@ -187,6 +187,37 @@ async def test_adoption_quarantine_stays_until_the_operator_ends_it() -> None:
     world.device().replace_worker()
     await settle()
     assert world.workers.starts == [(VBD, 4)]
+
+
+@in_clock_loop
+async def test_adoption_first_death_without_a_supervisor_has_a_successor_at_once() -> None:
+    """The ring is resumed as after any death."""
+    world = await adopting(dead=True)
+    assert world.workers.starts == [(VBD, 4)]
+    await world.ready()
+    assert world.workers.last(VBD, m.Initialise).resume
+    assert world.status().failures == 1
+
+
+@in_clock_loop
+async def test_adoption_repeated_death_without_a_supervisor_waits() -> None:
+    """The pause is that of the policy, whoever heard of the deaths before."""
+    now = asyncio.get_running_loop().time()
+    world = await adopting(dead=True, memory=Memory(counted=(now,), streak=1, last="crash"))
+    assert world.device().lifecycle.hold is Hold.BACKOFF
+    assert world.workers.starts == []
+    await pass_time(0.7)
+    assert world.workers.starts == [(VBD, 4)]
+
+
+@in_clock_loop
+async def test_adoption_one_death_too_many_without_a_supervisor_is_quarantined() -> None:
+    """Nor does a killed supervisor spare a device its quarantine; the next one knows of it too."""
+    now = asyncio.get_running_loop().time()
+    world = await adopting(dead=True, memory=Memory(counted=(now,) * 4, streak=4, last="crash"))
+    assert world.device().lifecycle.hold is Hold.QUARANTINED
+    assert world.workers.starts == []
+    assert world.records.files[VBD].quarantined
 
 
 @in_clock_loop
