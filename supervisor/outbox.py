@@ -45,8 +45,16 @@ class Outbox:
         self._rewrite_state = self._refused_rewrite = False
 
     def hurry(self) -> None:
-        """No state will be written: what is pending goes out now."""
-        self._now |= self._pending
+        """No state will be written: what is pending goes out now, but for what stands there.
+
+        A successor mostly gives what its predecessor gave, and a thousand of them would keep
+        xenstored and its watchers busy with it while their guests wait.
+        """
+        self._now |= {
+            name: value
+            for name, value in self._pending.items()
+            if self.made_from.get(name) != value
+        }
         self._pending.clear()
 
     async def write_state(self, state: XenbusState, *, before: XenbusState, hotplug: bool) -> None:

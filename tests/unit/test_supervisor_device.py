@@ -299,6 +299,23 @@ async def test_device_stand_down_stops_workers_and_leaves_xenstore() -> None:
 
 
 @in_clock_loop
+async def test_device_successor_publishes_only_what_does_not_stand_there() -> None:
+    """No guest waits for what its dead worker's nodes said already; a disk that grew is told."""
+    world = await world_of()
+    await world.serving()
+    world.workers.exits(VBD, -9)
+    await settle()
+    await world.ready()
+    world.store.writes.clear()
+    world.workers.says(VBD, m.Attached, nodes={"sectors": b"16", "sector-size": b"512"})
+    await settle()
+    written = {
+        path.removeprefix(world.back() + "/"): value for path, value, _ in world.store.writes
+    }
+    assert written == {"sectors": b"16", "sector-size": b"512"}
+
+
+@in_clock_loop
 async def test_device_connected_at_start_is_taken_up_with_resume() -> None:
     """What an earlier supervisor left Connected is served again, its ring resumed."""
     world = World()
