@@ -4,9 +4,9 @@
 `python -m bench.flood SOCKET PATH [--nodes N] [--values V]` writes through the domain's socket
 `SOCKET`: `PATH` itself with the value that stands there, or with each character of V in turn
 (states of xenbus), and N nodes beside it, over and over. It says "flooding" on standard output
-after the first round, goes on until its standard input is closed, and then prints how many writes
-were answered. `Flood` runs it in a process of its own. `Cycles` is for the process that made the
-domain.
+after the first round and "enough" after `ENOUGH` writes, goes on until its standard input is
+closed, and then prints how many writes were answered. `Flood` runs it in a process of its own.
+`Cycles` is for the process that made the domain.
 
 Like a real guest it has at most `OUTSTANDING` requests under way, and takes no processor time from
 the domain that serves: it runs at low priority.
@@ -30,6 +30,8 @@ from shared.xenstore.blocking import BlockingXenstore
 OUTSTANDING: Final = 20
 """Requests a domain may have open (xenstored's default quota)."""
 NICENESS: Final = 10
+ENOUGH: Final = 1000
+"""Writes after which nobody can say that there was no flood."""
 END: Final = 30.0
 """Seconds it may take to end."""
 
@@ -39,20 +41,37 @@ class Flood:
 
     def __init__(self, socket: Path, path: str, nodes: int = 64, values: str = "") -> None:
         self.writes = 0
+        self._said = b""
         options = ["--nodes", str(nodes), "--values", values]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.flood", str(socket), path, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
+        assert self._process.stdout is not None
+        self._stdout = self._process.stdout.fileno()
 
     def __enter__(self) -> Self:
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "flooding\n":
+        try:
+            while b"flooding" not in self._said:
+                self._hear()
+        except BaseException:
             self._process.kill()
-            raise AssertionError("the flood did not begin")
+            self._process.communicate()
+            raise
         return self
+
+    @property
+    def enough(self) -> bool:
+        """Whether it has written `ENOUGH` times by now; AssertionError if it ended by itself."""
+        while select.select([self._stdout], [], [], 0)[0]:
+            self._hear()
+        return b"enough" in self._said
+
+    def _hear(self) -> None:
+        said = os.read(self._stdout, 4096)
+        assert said, f"the flood ended by itself; it said {self._said!r}"
+        self._said += said
 
     def __exit__(
         self,
@@ -62,11 +81,11 @@ class Flood:
     ) -> None:
         with self._process as process:
             try:
-                said, _ = process.communicate(timeout=END)
+                rest, _ = process.communicate(timeout=END)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-        self.writes = int(said)
+        self.writes = int((self._said + rest).split()[-1])
 
 
 class Cycles:
@@ -120,13 +139,14 @@ def run(socket: str, path: str, nodes: int, values: str) -> int:
             for at in range(0, max(nodes, 1), OUTSTANDING - 1)
             for value in turns
         ]
-        written = 0
+        written = told = 0
         while not select.select([sys.stdin], [], [], 0)[0]:
             for some in rounds:
                 xenstore.write_many(some)
                 written += len(some)
-            if written <= sum(map(len, rounds)):
-                print("flooding", flush=True)
+            for word in ("flooding", "enough")[told : 1 + (written >= ENOUGH)]:
+                print(word, flush=True)
+                told += 1
         return written
 
 
