@@ -72,11 +72,7 @@ def parse(words: Sequence[str]) -> Arguments:
     found = {name: value for name, value in options if name in _WITH_VALUE}
     # To qemu-xen -d means something else, so that -xen-domid goes first.
     domid = _domid(found.get("xen-domid", found.get("d")))
-    monitors = {
-        settings.get("chardev", settings.get("", ""))
-        for settings in (properties(value) for name, value in options if name == "mon")
-        if settings.get("mode") == "control"
-    }
+    monitors = {_monitored(value) for name, value in options if name == "mon"} - {None}
     sockets, channels = [], []
     for value in (value for name, value in options if name == "chardev"):
         settings = properties(value)
@@ -146,6 +142,17 @@ def _domid(text: str | None) -> int:
     if not _NUMBER.fullmatch(text) or int(text) > DOMID_MAX:
         raise ConfigError(f"device model: domain {text!r}: not a domain's number")
     return int(text)
+
+
+def _monitored(text: str) -> str | None:
+    """Label of the character device that speaks QMP; None: the monitor is one for people."""
+    settings = properties(text)
+    if settings.get("mode") != "control":
+        return None
+    label = settings.get("chardev", settings.get("", ""))
+    if not label:
+        raise ConfigError(f"device model: -mon {text!r}: names no character device")
+    return label
 
 
 def _socket(text: str, settings: dict[str, str]) -> QmpSocket:

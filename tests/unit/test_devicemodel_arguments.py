@@ -84,6 +84,7 @@ def test_arguments_d_beside_xen_domid_is_no_domain() -> None:
         (lambda s: s.replace("-xen-domid 3", "-xen-domid 32752"), "not a domain's number"),
         (lambda s: s.replace("-xen-domid 3", "-xen-domid 3x"), "not a domain's number"),
         (lambda s: s + " -name", "value is missing"),
+        (lambda s: s + " -chardev socket -mon mode=control", "names no character device"),
         (lambda s: s.replace(SOCKET, "relative"), "not an absolute path"),
         (lambda s: s.replace(SOCKET, "/" + "x" * 107), "at most 107 bytes"),
         (lambda s: s.replace("server=on", "server=off"), "not a listening socket"),
