@@ -48,6 +48,7 @@ def test_f02_watch_flood_keeps_nobody_from_attaching(scene: Scene) -> None:
                 assert others < OTHERS_MAX, "there is hardly a flood"
             scene.world.neighbour.works_on()
             assert resident(supervisor) - before <= MEMORY_MAX
+        assert flood.writes > 1000
         guest.works()
         now = scene.lab.wait_connected(guest.device)
         assert (now.pid, now.generation, now.error) == (worker.pid, 1, "")
