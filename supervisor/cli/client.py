@@ -7,9 +7,10 @@ clear error and never a command that hangs. Whoever waits is woken by a descript
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -27,6 +28,7 @@ EXIT_UNAVAILABLE: Final = 69
 REQUEST_TIMEOUT: Final = 5.0
 """Seconds for a reply. The supervisor never blocks; it answers from memory in milliseconds."""
 
+T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=control.Reply)
 
 
@@ -85,13 +87,7 @@ class Client:
             BackendBug: the reply is not what the request is answered by.
         """
         data = self._exchange(control.encode(request), patient)
-        try:
-            reply = control.decode_reply(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise BackendBug(
-                f"reply of the supervisor: {self._path}: {error}; do the versions of supervisor"
-                " and command differ?"
-            ) from error
+        reply = _understood("reply", self._path, control.decode_reply, data)
         if isinstance(reply, control.Refused):
             raise RefusedError(reply.text, reply.exit_code)
         if not isinstance(reply, expected):
@@ -185,15 +181,16 @@ class EventStream:
 
         Raises:
             UnavailableError: it is.
+            BackendBug: it says what is no event.
         """
+        decode = functools.partial(msgspec.json.decode, type=control.Event)
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         while True:
             ready = dict(poller.poll())
             if self._socket in ready:
-                data = self._socket.recv_multipart()[-1]
-                yield msgspec.json.decode(data, type=control.Event)
+                yield _understood("event", self._path, decode, self._socket.recv_multipart()[-1])
             elif self._monitor in ready:
                 raise UnavailableError(
                     f"the supervisor went away: {self._path}", "xenbackd status tells its state."
@@ -204,6 +201,16 @@ class EventStream:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=0)
+
+
+def _understood(what: str, path: Path, decode: Callable[[bytes], T], data: bytes) -> T:
+    try:
+        return decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BackendBug(
+            f"{what} of the supervisor: {path}: {error}; do the versions of supervisor and command"
+            " differ?"
+        ) from error
 
 
 def check_listening(path: Path) -> None:

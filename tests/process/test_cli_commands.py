@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 
 from shared import control
 from shared.control import DeviceStatus, Done, EventsReply, Refused, ShowReply, StatusReply
@@ -329,6 +330,19 @@ def test_cli_events_follow_ends_when_the_supervisor_goes(
         assert process.wait(timeout=30) == 69
         assert process.stderr is not None
         assert "the supervisor went away" in process.stderr.read()
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff", b'{"seq": "one"}'])
+def test_client_event_that_is_none_is_the_supervisors_bug(run_dir: Path, data: bytes) -> None:
+    """Of another version, or of another program: said in words, with the socket's path."""
+    with zmq.Context() as context, context.socket(zmq.XPUB) as events, Client(run_dir) as client:
+        events.bind(f"ipc://{run_dir / control.EVENTS_SOCKET}")
+        stream = client.follow()
+        events.recv()
+        events.send_multipart([b"event", data])
+        with pytest.raises(BackendBug, match=rf"event of the supervisor: {run_dir}.*versions"):
+            next(iter(stream))
+        stream.close()
 
 
 @pytest.mark.usefixtures("supervisor")
