@@ -17,7 +17,7 @@ from shared.device_id import DeviceId
 from shared.handlers import HandlerInfo, resolve
 from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
 from supervisor.device import Device
-from supervisor.records import Orphan
+from supervisor.records import Orphan, WorkerRecord
 from supervisor.services import Services
 
 
@@ -46,9 +46,16 @@ def make_device(
         life = Lifecycle(
             ignore_frontend_state=handler.ignore_frontend_state,
             worker=WorkerPhase.ABSENT if orphan.record.pid is None else WorkerPhase.ADOPTING,
-            hold=Hold.QUARANTINED if orphan.record.quarantined else Hold.NONE,
+            hold=_hold_of(orphan.record),
         )
     return Device(id_, frontend_path, services, type_config, handler, life)
+
+
+def _hold_of(record: WorkerRecord) -> Hold:
+    if record.quarantined:
+        return Hold.QUARANTINED
+    # The pause may be over by now: the device's link, which ends it, finds that out.
+    return Hold.BACKOFF if record.held_until else Hold.NONE
 
 
 def close_orphan(orphan: Orphan) -> None:

@@ -162,6 +162,11 @@ class RestartPolicy:
         return self._streak
 
     @property
+    def longest_pause(self) -> float:
+        """Seconds: no back-off is longer."""
+        return self.config.max * (1 + self.config.jitter)
+
+    @property
     def memory(self) -> Memory:
         """What is remembered."""
         return Memory(

@@ -3,9 +3,10 @@
 
 `<runtime_dir>/workers/<type>-<domid>-<devid>` says which process serves the device and what it was
 connected with. Written before the fork (without a pid), after it and whenever what it says
-changes, in place of the old one by rename; removed when the worker is known dead. A file that
-cannot be read counts as none. Mode 0600 in a directory of mode 0700: nobody but the supervisor's
-user can say that a process is a worker.
+changes, in place of the old one by rename. When the worker is known dead it is removed, unless
+failures are remembered: then it stays, without a process. A file that cannot be read counts as
+none. Mode 0600 in a directory of mode 0700: nobody but the supervisor's user can say that a process
+is a worker.
 
 `….lock` is a lock (flock) on the device. The worker inherits the only descriptor that holds it, so
 it ends with the worker however that ends, and whatever became of the file: it is what keeps two
@@ -73,6 +74,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str = ""
     """Directory of its control group; "" if it has none of its own."""
     quarantined: bool = False
+    held_until: float = 0.0
+    """End of the pause before the next worker (CLOCK_MONOTONIC, seconds); 0 if there is none."""
     memory: Memory = Memory()
 
 
@@ -216,7 +219,7 @@ def _examine(path: Path) -> Orphan | None:
         path.unlink()
         return None
     pidfd = None if record.pid is None else _open_process(record.pid, record.start_time)
-    if record.pid is None and not record.quarantined:
+    if record.pid is None and record.memory == Memory():
         # Its lock file stays: a worker that was forked and not written down yet may hold it.
         path.unlink()
         return None

@@ -17,6 +17,8 @@ class WorkerFile:
     def __init__(self, files: Files) -> None:
         self._files = files
         self._record: WorkerRecord | None = None
+        self._dead = False
+        """Its worker is: what the record holds is remembered, and nothing more."""
 
     @property
     def ring(self) -> str:
@@ -25,10 +27,11 @@ class WorkerFile:
 
     def found(self, record: WorkerRecord) -> None:
         """Go on with what an earlier supervisor wrote."""
-        self._record = record
+        self._record, self._dead = record, record.pid is None
 
     def begin(self, spec: WorkerSpec, frontend_path: str, memory: Memory) -> None:
         """A worker is asked for: written before it can exist."""
+        self._dead = False
         self._write(
             WorkerRecord(
                 device=spec.device,
@@ -54,21 +57,25 @@ class WorkerFile:
         """Failures were forgotten; a successor is not to count them, or quarantine for them."""
         if self._record is None:
             return
-        if self._record.quarantined:
+        if self._dead:
             self._files.remove(self._record.device)
             self._record = None
         else:
             self._change(memory=memory)
 
-    def over(self, *, quarantined: bool, memory: Memory) -> None:
-        """It is dead; only a quarantine is worth remembering."""
+    def over(self, *, quarantined: bool, memory: Memory, held_until: float) -> None:
+        """It is dead: only failures, and what they led to, are worth remembering.
+
+        `held_until` is when the next may start (CLOCK_MONOTONIC, seconds), 0 if that is not known.
+        """
         record, self._record = self._record, None
-        if record is not None:
-            self._files.remove(record.device)
-            if quarantined:
-                self._write(
-                    msgspec.structs.replace(record, pid=None, quarantined=True, memory=memory)
-                )
+        if record is None:
+            return
+        self._files.remove(record.device)
+        if memory != Memory():
+            self._dead = True
+            left = {"quarantined": quarantined, "held_until": held_until, "memory": memory}
+            self._write(msgspec.structs.replace(record, pid=None, **left))
 
     def _change(self, **fields: object) -> None:
         if self._record is not None:

@@ -132,11 +132,16 @@ class WorkerLink:
         self.file.found(record)
         self.generation = record.generation
         self.policy.recall(record.memory)
+        # Its first successor is a restart like any other, and no free first start.
+        self._admission.wait(self._services.clock(), self._services.config.limits)
         if orphan.pidfd is None:
             if record.pid is not None:
                 # How it ended nobody knows; what follows an end does not depend on who heard of it.
                 self._log.warning("worker: process %d died without a supervisor", record.pid)
                 self._over(ExitKind.CRASH)
+            elif record.held_until:
+                pause = record.held_until - self._services.clock()
+                self._wait(min(max(pause, 0.0), self.policy.longest_pause))
             return
         # Another handler would be another device behind a ring that is in use.
         self.type_config = msgspec.structs.replace(self.type_config, handler=record.handler)
@@ -145,8 +150,6 @@ class WorkerLink:
         assert record.pid is not None
         self.pid = record.pid
         self.present = self._adopting = True
-        # Its first successor is a restart like any other, and no free first start.
-        self._admission.wait(self._services.clock(), self._services.config.limits)
         # It beats to whoever listens: one that is silent for longer hangs like any other.
         seconds = self.timeouts.beat_dead + 2 * self.timeouts.beat
         self._arm(seconds, f"did not come back to the new supervisor within {seconds:g} s")
@@ -295,10 +298,15 @@ class WorkerLink:
         self.present = self.watched = self._adopting = False
         self.health.forget()
         self.failures += kind not in (ExitKind.CLEAN, ExitKind.RENEW)
-        decision = self.policy.ended(kind, self._services.clock())
-        quarantined = decision.hold is t.Hold.QUARANTINED
-        self.file.over(quarantined=quarantined, memory=self.policy.memory)
-        if decision.hold is t.Hold.BACKOFF:
+        now = self._services.clock()
+        decision = self.policy.ended(kind, now)
+        waits = decision.hold is t.Hold.BACKOFF
+        self.file.over(
+            quarantined=decision.hold is t.Hold.QUARANTINED,
+            memory=self.policy.memory,
+            held_until=now + decision.delay if waits else 0.0,
+        )
+        if waits:
             self._wait(decision.delay)
             self._log.info("worker: next start in %.1f s", decision.delay)
         self._owner.feed(t.WorkerExited(decision.hold))

@@ -221,6 +221,81 @@ async def test_adoption_one_death_too_many_without_a_supervisor_is_quarantined()
 
 
 @in_clock_loop
+async def test_adoption_pause_before_the_next_worker_goes_on() -> None:
+    """The supervisor dies while a device waits: its successor waits for the rest, no longer."""
+    first = World()
+    await first.start()
+    await first.serving()
+    for status in (-11, -11, -11):
+        first.workers.exits(VBD, status)
+        await settle()
+        if VBD not in first.workers.specs:
+            await pass_time(first.records.files[VBD].held_until - first.services.clock() - 0.01)
+            break
+    held = first.records.files[VBD]
+
+    world = World()
+    world.plug(state=4, frontend=4)
+    world.services.orphans[VBD] = Orphan(held, None)
+    await world.start()
+    assert world.device().lifecycle.hold is Hold.BACKOFF
+    assert world.workers.starts == []
+    assert world.status().failures == 2
+    await pass_time(0.02)
+    assert world.workers.starts == [(VBD, held.generation + 1)]
+
+
+@in_clock_loop
+async def test_adoption_pause_is_never_longer_than_any_of_the_policy() -> None:
+    """A file from before the host's last start speaks of another clock."""
+    now = asyncio.get_running_loop().time()
+    memory = Memory(counted=(now,), streak=2, last="crash")
+    world = await adopting(pid=None, held_until=now + 1e9, memory=memory)
+    assert world.workers.starts == []
+    await pass_time(72)
+    assert world.workers.starts == [(VBD, 4)]
+
+
+@in_clock_loop
+async def test_adoption_pause_ends_by_the_operators_word() -> None:
+    """And its file with it."""
+    now = asyncio.get_running_loop().time()
+    memory = Memory(counted=(now,), streak=2, last="crash")
+    world = World()
+    world.plug(state=6, frontend=6)
+    left(world, pid=None, held_until=now + 60, memory=memory)
+    world.records.files[VBD] = world.services.orphans[VBD].record
+    await world.start()
+    world.device().release()
+    assert world.device().lifecycle.hold is Hold.NONE
+    assert VBD not in world.records.files
+
+
+@in_clock_loop
+async def test_adoption_failures_of_a_device_without_a_worker_are_remembered() -> None:
+    """The fifth failure is the fifth, also where no worker was left to adopt."""
+    now = asyncio.get_running_loop().time()
+    world = await adopting(pid=None, memory=Memory(counted=(now,) * 4, streak=4, last="crash"))
+    assert world.workers.starts == [(VBD, 4)]
+    world.workers.exits(VBD, -11)
+    await settle()
+    assert world.device().lifecycle.hold is Hold.QUARANTINED
+
+
+@in_clock_loop
+async def test_adoption_remembered_device_that_is_gone_is_forgotten() -> None:
+    """Its directory went meanwhile: no worker, no device, no file."""
+    now = asyncio.get_running_loop().time()
+    world = World()
+    left(world, pid=None, held_until=now + 60, memory=Memory(counted=(now,), streak=2))
+    world.records.files[VBD] = world.services.orphans[VBD].record
+    await world.start()
+    assert world.workers.starts == []
+    assert VBD not in world.registry
+    assert VBD not in world.records.files
+
+
+@in_clock_loop
 async def test_adoption_quarantine_that_was_cleared_is_not_found_again() -> None:
     """A closed device needs no worker after `clear`, so no start takes the place of its file."""
     world = World()

@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shared.device_id import DeviceId
 from supervisor.policy import Memory
-from supervisor.records import DIRECTORY, Records, WorkerRecord, ring_identity, start_time
+from supervisor.records import DIRECTORY, Orphan, Records, WorkerRecord, ring_identity, start_time
 
 DEVICE = DeviceId("vbd", 3, 51712)
 
@@ -82,7 +83,7 @@ def test_records_process_may_call_itself_whatever_it_likes() -> None:
 
 def test_records_before_the_fork_there_is_nothing_to_find(records: Records, tmp_path: Path) -> None:
     """A worker that was asked for and has no process yet leaves no file behind."""
-    records.write(record(None, 0))
+    records.write(msgspec.structs.replace(record(None, 0), memory=Memory()))
 
     assert records.load() == {}
     assert names(tmp_path) == set()
@@ -164,6 +165,14 @@ def test_records_of_a_quarantine_outlive_the_worker(records: Records) -> None:
     records.write(record(None, 0, quarantined=True))
 
     assert records.load()[DEVICE].record.quarantined
+
+
+def test_records_of_failures_outlive_the_worker(records: Records) -> None:
+    """Nobody runs, and the next supervisor goes on counting."""
+    written = record(None, 0)
+    records.write(written)
+
+    assert records.load()[DEVICE] == Orphan(written, None)
 
 
 @pytest.mark.parametrize("name", ["ring-ref", "ring-ref3", "event-channel", "queue-1/ring-ref"])
