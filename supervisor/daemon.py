@@ -38,6 +38,7 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, BlamedError, ConfigError, HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
+from shared.xenstore.errors import ConnectionLostError
 from supervisor.adoption import close_orphan
 from supervisor.bus import Bus
 from supervisor.control import Control
@@ -97,6 +98,8 @@ class Supervisor:
         self._awake = asyncio.Event()
         """There is something to do but serve: to end, or an upgrade."""
         self._ending = False
+        self._go_on = asyncio.Event()
+        """Where xenstored went away in the middle of the start: it is back, or this is to end."""
         self._bug: BaseException | None = None
         self._entry_point = entry_point
         self._preload = preload
@@ -122,6 +125,7 @@ class Supervisor:
         """Begin the end. Idempotent."""
         self._ending = True
         self._awake.set()
+        self._go_on.set()
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -194,8 +198,7 @@ class Supervisor:
         stack.push_async_callback(self._forget_all)
         await self._open_control(stack)
         self._start_watching(stack)
-        await self._scanner.open()
-        await self._journals.sweep(self._client, self._services.own_path)
+        await self._take_up()
 
     async def _make_services(self, bus: Bus, hypervisor: HypervisorKind) -> None:
         domid = await own_domid(self._client)
@@ -221,6 +224,19 @@ class Supervisor:
             orphans=self._orphans,
         )
         self._scanner = Scanner(self._services, self.registry)
+
+    async def _take_up(self) -> None:
+        """Serve what is there. Workers may wait to be adopted, so a start is not given up where
+        xenstored goes away in the middle of it."""
+        while not self._ending:
+            try:
+                await self._scanner.open()
+                await self._journals.sweep(self._client, self._services.own_path)
+            except ConnectionLostError as error:
+                _log.warning("start: %s: going on when xenstored is back", error)
+                await self._go_on.wait()
+            else:
+                return
 
     async def _open_control(self, stack: contextlib.AsyncExitStack) -> None:
         operations = Operations(
@@ -292,12 +308,15 @@ class Supervisor:
         self._scanner.forget(device)
 
     def _xenstore_lost(self, cause: str) -> None:
+        if not self._ending:
+            self._go_on.clear()
         self._lost = f"lost: {cause}"
         self.events.add("xenstore", "", self._lost)
         notify("STATUS=xenstored is gone; devices are served on")
 
     async def _xenstore_back(self) -> None:
         self._lost = ""
+        self._go_on.set()
         self.events.add("xenstore", "", "connected again")
         notify("STATUS=serving")
         await self._scanner.rescan()
