@@ -23,8 +23,15 @@ LOGS: Final = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which clock the machine has."""
+    parser.addoption(
+        "--host-clock", action="store_true", help="the emulated machine has the host's clock"
+    )
+
+
 @pytest.fixture(scope="session")
-def machine() -> Iterator[Machine]:
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """The machine, with dom0 up."""
     bed = Bed()
     with contextlib.ExitStack() as stack:
@@ -33,7 +40,7 @@ def machine() -> Iterator[Machine]:
             bed.build()
         except Unavailable as why:
             pytest.skip(str(why))
-        machine = Machine(bed)
+        machine = Machine(bed, counted=not request.config.getoption("--host-clock", default=False))
         stack.callback(machine.stop)
         yield machine
 

@@ -35,14 +35,20 @@ def driver(dom0: Dom0) -> Iterator[Guest]:
             f"cat > /etc/xenbackd.yaml <<'END'\n{CONFIG}\nEND\n"
             "truncate -s 32M /srv/x.img; ln -sf /opt/xenbackd/bin/xenbackd /usr/local/bin/;"
             f" setsid xenbackd serve -c /etc/xenbackd.yaml </dev/null >{LOG} 2>&1 &"
+            " echo $! >/run/pid"
         )
+        # Not by `xenbackd status`: one after the other would take half of the only CPU from it.
+        serves = f"grep -q ' serving: ' {LOG}"
+        driver.until(f"{serves} || ! [ -d /proc/$(cat /run/pid) ]", "xenbackd", LONG)
+        driver.run(f"{serves} || {{ cat {LOG}; exit 1; }}")
         # Workers are late, for xl too, while the fork server is still importing.
-        driver.until("xenbackd status >/dev/null", "xenbackd")
-        driver.until("pgrep -f '^xenbackd: fork server'", "the fork server")
+        driver.until("pgrep -f '^xenbackd: fork server'", "the fork server", LONG)
         yield driver
-        print(driver.try_run(f"cat {LOG}")[1])  # noqa: T201
     finally:
-        dom0.destroy(driver)
+        try:
+            print(driver.try_run(f"cat {LOG}")[1])  # noqa: T201
+        finally:
+            dom0.destroy(driver)
 
 
 @pytest.fixture(scope="module")

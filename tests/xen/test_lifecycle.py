@@ -99,7 +99,8 @@ def test_reboot_takes_the_disks_along(dom0: Dom0, guest: Guest) -> None:
     guest.run(PATTERN)
     content = dom0.hash("/srv/a.img")
     dom0.run(f"xl reboot {guest.name}")
-    wait_until(lambda: guest.domid not in (0, before), "the new domain", PATIENCE)
+    patience = PATIENCE * dom0.machine.slowness
+    wait_until(lambda: guest.domid not in (0, before), "the new domain", patience)
     guest.wait()
     connected(dom0, guest)
     assert guest.hash("/dev/xvda") == content

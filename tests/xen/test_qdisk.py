@@ -51,5 +51,5 @@ def test_qdisk_device_model_override_serves_without_qemu(dom0: Dom0) -> None:
     wait_until(
         lambda: not any(PROGRAM in x for x in dom0.look().processes.values()),
         "the device model to end",
-        PATIENCE,
+        PATIENCE * dom0.machine.slowness,
     )

@@ -41,17 +41,16 @@ def test_worker_killed_under_verified_io_guest_sees_a_pause(dom0: Dom0, guest: G
     first = before = dom0.wait_connected(hurt, other)
     for device in ("xvda", "xvdb"):
         guest.start_fio(device, WRITES)
-    pauses = []
     for _ in range(KILLS):
         guest.wait_progress("xvda")
         dom0.run(f"kill -9 {before.workers[hurt]}")
-        pauses.append(dom0.wait_successor(hurt, before))
+        dom0.wait_successor(hurt, before)
         before = dom0.wait_connected(hurt, other)
     guest.wait_progress("xvda")
     worst = {device: worst_ms(guest.end_fio(device)) for device in ("xvda", "xvdb")}
     print(  # noqa: T201
-        f"killed under load: successor there after {', '.join(f'{x:.1f}' for x in pauses)} s;"
-        f" longest request {worst['xvda']:.0f} ms, of the other disk {worst['xvdb']:.0f} ms"
+        f"killed under load: longest request {worst['xvda']:.0f} ms, of the other disk"
+        f" {worst['xvdb']:.0f} ms"
     )
     assert guest.io_errors() == 0
     assert before.workers[other] == first.workers[other]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -116,14 +115,12 @@ class Dom0:
             f"{', '.join(devices)} connected",
         )
 
-    def wait_successor(self, device: str, before: Look) -> float:
-        """Until a disk has another worker than it had; seconds it took."""
-        start = time.monotonic()
+    def wait_successor(self, device: str, before: Look) -> None:
+        """Until a disk has another worker than it had."""
         self.wait(
             lambda seen: seen.workers.get(device, 0) not in (0, before.workers[device]),
             f"a successor for {device}",
         )
-        return time.monotonic() - start
 
     def qemus(self) -> list[str]:
         """QEMU processes, of which there should be none."""
@@ -165,10 +162,10 @@ class Dom0:
         """Start xenbackd as its unit does."""
         self.write("/etc/xenbackd.yaml", config)
         self.run(f"ln -sf {PRODUCT}/bin/xenbackd /usr/local/bin/; touch {LOG}")
-        start = time.monotonic()
+        start = self.machine.asked
         self.serve_again()
         self.run("xenbackd status")
-        self.serving = time.monotonic() - start
+        self.serving = self.machine.asked - start
         self.idle_descriptors = self.descriptors()
 
     def serve_again(self) -> None:
@@ -208,18 +205,18 @@ class Dom0:
         )
         self.write(f"/root/{name}.cfg", text)
         guest = Guest(self.machine, name)
-        start = time.monotonic()
+        start = self.machine.asked
         self.run(f"xl create -q /root/{name}.cfg")
-        guest.created = time.monotonic() - start
+        guest.created = self.machine.asked - start
         guest.wait()
-        guest.up = time.monotonic() - start
+        guest.up = self.machine.asked - start
         return guest
 
     def destroy(self, guest: Guest) -> float:
         """`xl destroy`, if it is there; seconds it took."""
-        start = time.monotonic()
+        start = self.machine.asked
         self.try_run(f"xl destroy {guest.name}")
-        return time.monotonic() - start
+        return self.machine.asked - start
 
     def image(self, name: str, size: str = "64M") -> str:
         """An empty image, made anew: its path."""

@@ -24,7 +24,7 @@ BOOT: Final = 300.0
 """Seconds to dom0's agent; 11 to 25 on an idle machine."""
 
 PATIENCE: Final = 120.0
-"""Seconds for what takes one or two on an idle machine: everything is emulated."""
+"""Seconds of the machine's clock for what takes one or two: everything is emulated."""
 
 # TCG's iret from ring 3 goes wrong with SMAP. Vector registers were seen to be lost with XSAVE and
 # lazily switched registers: a guest's memory seemed corrupt.
@@ -53,6 +53,8 @@ class Machine:
         self.bed = bed
         self._counted = counted
         self.slowness = SLOWNESS if counted else 1.0
+        self.asked = 0.0
+        """Seconds that all requests took, on the machine's own clock."""
         self._run = Path(tempfile.mkdtemp(prefix="xbxen"))
         self.console = bed.logs / "console.log"
         bed.logs.mkdir(exist_ok=True)
@@ -109,7 +111,9 @@ class Machine:
 
     def request(self, timeout: float, **request: Any) -> dict[str, Any]:
         """One request to dom0's agent and its answer; raises as `Agent.request`."""
-        return self._agent.request(timeout, **request)
+        reply = self._agent.request(timeout, **request)
+        self.asked += reply["took"]
+        return reply
 
     def ask(self, timeout: float, **request: Any) -> tuple[int, str]:
         """One command: exit status and output; raises as `request`."""

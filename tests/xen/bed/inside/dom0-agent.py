@@ -3,7 +3,8 @@
 
 {"id": N, "run": COMMAND, "timeout": S} runs a shell command; {"guest": NAME, "run": COMMAND, …} one
 in a guest, {"guest": NAME, …} waits for the guest's agent. The answer is
-{"id": N, "status": N, "out": TEXT} or {"id": N, "error": TEXT}.
+{"id": N, "status": N, "out": TEXT} or {"id": N, "error": TEXT}. Each answer has "took" too: seconds
+on this machine's clock.
 
 {"look": [KIND, …], "below": PATH} answers at once with the states of all disks of these kinds, with
 all processes, and with the nodes below a path of xenstore: {"disks": {"KIND/DOMID/DEVID": [BACKEND,
@@ -229,11 +230,13 @@ def main() -> None:
                 time.sleep(0.2)
                 continue
             request = json.loads(line)
+            start = time.monotonic()
             try:
                 reply = answer(store, kernel, request)
             except Exception as error:  # noqa: BLE001
                 reply = {"error": repr(error)}
-            data = json.dumps({"id": request["id"], **reply}).encode() + b"\n"
+            reply |= {"id": request["id"], "took": time.monotonic() - start}
+            data = json.dumps(reply).encode() + b"\n"
             while data:
                 data = data[replies.write(data) :]
 
