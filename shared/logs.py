@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import msgspec
 
@@ -28,6 +28,9 @@ PERIOD: Final = 6.0
 
 _LEVELS: Final = logging.getLevelNamesMapping()
 _root = logging.getLogger("xenbackd")
+_devices = _root.getChild("device")
+_set_up: tuple[str, str, TextIO] | None = None
+"""What the last `setup` was asked for, and where lines went then."""
 
 
 class GuestLimit(logging.Filter):
@@ -66,7 +69,7 @@ class DeviceLogger(logging.LoggerAdapter[logging.Logger]):
     """`log.info("…")` prints `INFO vbd/3/51712: …`."""
 
     def __init__(self, device: DeviceId, level: str = "info") -> None:
-        super().__init__(_root.getChild("device"), {"device": str(device)})
+        super().__init__(_devices, {"device": str(device)})
         self._level = logging.INFO
         self.set_level(level)
 
@@ -132,13 +135,17 @@ def setup(level: str = "info", format: str = "text") -> None:
 
     `level` bounds what is not about a device; devices have their own.
     """
+    global _set_up
+    asked = (level, format, sys.stderr)
+    if asked == _set_up:
+        return  # by the fork server: doing it again would write to pages that workers share
+    _set_up = asked
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     handler.addFilter(GuestLimit())
     _root.handlers[:] = [handler]
     _root.propagate = False
-    devices = _root.getChild("device")
-    for logger, wanted in ((_root, _LEVELS[level.upper()]), (devices, logging.DEBUG)):
+    for logger, wanted in ((_root, _LEVELS[level.upper()]), (_devices, logging.DEBUG)):
         # Setting a level writes to every logger there is, in pages that workers share.
         if logger.level != wanted:
             logger.setLevel(wanted)

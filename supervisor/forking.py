@@ -6,8 +6,8 @@ from `Process.start()`, and why:
 
 - the pid is not waited for: the fork server answers when it has forked, which takes a third of a
   second while it still preloads; the supervisor's loop must not stand still for that;
-- the preparation data does not name the supervisor's main module: a worker would import it anew,
-  and all of the supervisor with it;
+- what is asked for goes over the pipe as it is and not as a pickled `Process` (`shared.forked`):
+  nothing is unpickled or set up in a worker that it does not need;
 - nothing is terminated or joined at the supervisor's exit behind its back.
 
 Invariants: the supervisor never calls `waitpid(-1)`, which would steal the fork server's status;
@@ -20,65 +20,41 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from multiprocess import (
-    forkserver,
-    get_context,
-    popen_forkserver,
-    process,
-    resource_tracker,
-    util,
-)
-from multiprocess.context import set_spawning_popen
+from multiprocess import forkserver, process, resource_tracker, util
 
-import shared.entry
+from shared import forked
 from shared.errors import HostError
 
-_ROOT: Final = str(Path(shared.entry.__file__).parent.parent)
+_ROOT: Final = str(Path(forked.__file__).parent.parent)
 """Directory of our packages: not on the fork server's path when run from a checkout."""
 
 
-class Launch(popen_forkserver.Popen):  # type: ignore[misc]
+class Launch:
     """One child asked of the fork server.
 
     `sentinel` is a descriptor that becomes readable twice: with the pid after the fork, and with
     the exit status after the child was reaped (or with nothing when the fork server died).
     """
 
-    sentinel: int
-    pid: int | None
-    returncode: int | None
-
     def __init__(
         self, server: ForkServer, target: str, argument: bytes, title: str, inherited: Sequence[int]
     ) -> None:
-        """`inherited` are descriptors the child holds a copy of as long as it lives."""
-        self._server = server
-        self._inherited = list(inherited)
-        self._title = title
-        child = get_context("forkserver").Process(
-            target=shared.entry.run, args=(target, argument), name=title
-        )
-        super().__init__(child)
+        """`inherited` are descriptors the child holds a copy of as long as it lives.
 
-    def _launch(self, process_obj: Any) -> None:
-        set_spawning_popen(self)  # without it a process refuses to be pickled
-        try:
-            # multiprocess would take dill, which is written in Python; all names are importable.
-            data = pickle.dumps({"name": self._title}) + pickle.dumps(process_obj)
-        finally:
-            set_spawning_popen(None)
-        self.pid = None
-        self.sentinel, write_end = self._server.connect([*self._inherited, *self._fds])
-        # The child takes the end of file on this pipe for the end of its parent.
-        keep_open = os.dup(write_end)
-        self.finalizer = util.Finalize(self, util.close_fds, (keep_open, self.sentinel))
-        with os.fdopen(write_end, "wb") as pipe:  # far less than a pipe's buffer
-            pipe.write(data)
+        Raises:
+            HostError: the fork server cannot be started or reached.
+        """
+        self._title = title
+        self.pid: int | None = None
+        self.returncode: int | None = None
+        self.sentinel, write_end = server.connect(inherited)
+        # Far less than a pipe's buffer. If the fork server is dead by now, the sentinel says so.
+        with contextlib.suppress(BrokenPipeError), os.fdopen(write_end, "wb", 0) as pipe:
+            pipe.write(forked.request(target, argument))
 
     def read_pid(self) -> int:
         """Take the pid when `sentinel` is readable.
@@ -101,9 +77,10 @@ class Launch(popen_forkserver.Popen):  # type: ignore[misc]
         return self.returncode
 
     def close(self) -> None:
-        """Close the descriptors. Idempotent."""
-        if self.finalizer is not None:
-            self.finalizer()
+        """Close the descriptor. Idempotent."""
+        if self.sentinel >= 0:
+            os.close(self.sentinel)
+            self.sentinel = -1
 
 
 class ForkServer:
@@ -119,7 +96,7 @@ class ForkServer:
         """
         self._directory = directory
         self._server = forkserver.ForkServer()
-        self._server.set_forkserver_preload(list(preload))
+        self._server.set_forkserver_preload([forked.PRELOAD, *preload])
 
     @property
     def pid(self) -> int | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import msgspec
 from multiprocess import forkserver
@@ -65,9 +64,7 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
         try:
             # Whatever comes after it, only one worker of the device does.
             journal = open_journal(spec.journal, spec.device) if spec.journal else -1
-            hypervisor = open_hypervisor(
-                spec.hypervisor, Path(spec.embedded_dir), spec.backend_domid
-            )
+            hypervisor = open_hypervisor(spec.hypervisor, spec.embedded_dir, spec.backend_domid)
             handles = hypervisor.open_handles(grants=handler.needs_grants)
         except BlamedError as error:
             _not_alive(bus, error)

@@ -60,7 +60,7 @@ _GRANT_CALLS: Final = GrantCalls(
 class EmbeddedHandle(NativeHandle):
     """One connection to the hypervisor (`struct embedded *`)."""
 
-    def __init__(self, directory: Path, domid: int) -> None:
+    def __init__(self, directory: Path | str, domid: int) -> None:
         """Open a handle of a domain.
 
         Raises:
@@ -96,7 +96,7 @@ class EmbeddedGrantTable(NativeGrantTable):
 class EmbeddedHypervisor:
     """`Hypervisor` at `directory`, seen from domain `domid`."""
 
-    def __init__(self, directory: Path, domid: int = 0) -> None:
+    def __init__(self, directory: Path | str, domid: int = 0) -> None:
         self.name = "embedded"
         self._directory = directory
         self._domid = domid

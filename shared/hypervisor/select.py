@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from shared.worker_spec import HypervisorKind
 EVTCHN_DEVICE: Final = Path("/dev/xen/evtchn")
 
 
-def open_hypervisor(kind: HypervisorKind, embedded_dir: Path, domid: int = 0) -> Hypervisor:
+def open_hypervisor(kind: HypervisorKind, embedded_dir: str, domid: int = 0) -> Hypervisor:
     """The hypervisor of that kind; the embedded one seen from domain `domid`.
 
     Raises:
@@ -23,7 +24,7 @@ def open_hypervisor(kind: HypervisorKind, embedded_dir: Path, domid: int = 0) ->
     """
     if kind == "embedded":
         return EmbeddedHypervisor(embedded_dir, domid)
-    if not EVTCHN_DEVICE.exists():
+    if not os.access(EVTCHN_DEVICE, os.F_OK):
         raise HostError(
             f"open hypervisor: xen: {EVTCHN_DEVICE} is not on this host (modprobe xen-evtchn);"
             ' without Xen set "hypervisor: embedded"'

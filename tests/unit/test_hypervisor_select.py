@@ -61,20 +61,20 @@ def test_select_xen_without_its_device_says_so(
     monkeypatch.setattr(select, "EVTCHN_DEVICE", tmp_path / "evtchn")
 
     with pytest.raises(HostError, match=r"evtchn is not on this host.*embedded"):
-        open_hypervisor("xen", Path("/nowhere"))
+        open_hypervisor("xen", "/nowhere")
 
 
 def test_select_xen_with_its_device_is_xen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is opened yet: that is the worker's, after its fork."""
     monkeypatch.setattr(select, "EVTCHN_DEVICE", tmp_path)
 
-    assert open_hypervisor("xen", Path("/nowhere")).name == "xen"
+    assert open_hypervisor("xen", "/nowhere").name == "xen"
 
 
 def test_select_embedded_that_does_not_run_fails_on_opening_handles(tmp_path: Path) -> None:
     """A missing hypervisor is the host's failure, with the socket's path in the message."""
     with pytest.raises(HostError, match=r"open handle: .*hypervisor/domain/0: No such file"):
-        open_hypervisor("embedded", tmp_path).open_handles(grants=True)
+        open_hypervisor("embedded", str(tmp_path)).open_handles(grants=True)
 
 
 def test_select_warm_up_without_xen_imports_nothing_of_it(

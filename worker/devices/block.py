@@ -89,7 +89,7 @@ class BlockDevice(Device):
         discard = wanted and writable and image.discard_granularity > 0
         self._open_native(image, discard=discard)
         # A guest that starts anew without end has it taken up each time.
-        self.log.guest(logging.INFO, "image: %s: %d sectors", path, image.sectors)
+        self.log.guest(logging.DEBUG, "image: %s: %d sectors", path, image.sectors)
         return self._features(image, discard=discard)
 
     def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:

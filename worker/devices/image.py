@@ -85,7 +85,8 @@ def open_image(path: str, *, writable: bool, direct_io: bool, directories: Seque
         if writable and stat.S_ISREG(mode) and not mode & 0o222:
             # Root could write all the same, which is not what the one who protected it meant.
             raise ConfigError(f"image: {path}: write-protected, but the disk is to be writable")
-        _check_directory(path, str(Path(f"/proc/self/fd/{probe}").readlink()), directories)
+        real = os.readlink(f"/proc/self/fd/{probe}")  # noqa: PTH115
+        _check_directory(path, real, directories)
         access = os.O_RDWR if writable else os.O_RDONLY
         direct = os.O_DIRECT if direct_io else 0
         fd = _open(f"/proc/self/fd/{probe}", path, access | direct)

@@ -31,6 +31,7 @@ NEEDED_UNTIL_ENTRY: Final = (
     Capability.SETUID,
 )
 """What a worker of root keeps between birth and entry; it goes with the user id."""
+_NEEDED_MASK: Final = sum(1 << one for one in NEEDED_UNTIL_ENTRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,11 @@ class JoinControlGroup:
         return f"control group {self.directory}"
 
     def execute(self) -> None:
-        Path(self.directory, "cgroup.procs").write_text(f"{os.getpid()}\n")
+        processes = os.open(f"{self.directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(processes, b"%d\n" % os.getpid())
+        finally:
+            os.close(processes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,7 @@ class OwnSession:
 
 @dataclass(frozen=True, slots=True)
 class CloseDescriptors:
-    """Only standard ones and those that are named survive.
-
-    Among what goes are the pipes of multiprocess: what is written to the one that keeps the fork
-    server alive would end it, and the resource tracker unlinks, as root, what it is told to.
-    """
+    """Only standard ones and those that are named survive."""
 
     keep: tuple[int, ...]
     name: str = "descriptors"
@@ -193,12 +194,15 @@ class NotSpared:
         return "not spared when memory is short"
 
     def execute(self) -> None:
-        score = Path("/proc/self/oom_score_adj")
         try:
-            if int(score.read_text()) < 0:
-                score.write_text("0")
+            score = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise LeftOutError("/proc is not mounted") from None
+        try:
+            if int(os.read(score, 16)) < 0:
+                os.pwrite(score, b"0", 0)
+        finally:
+            os.close(score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +242,9 @@ class Namespace:
 
 
 NAMESPACES: Final = (
-    (native.CLONE_NEWNS, "mounts", "mount namespace of its own"),
-    (native.CLONE_NEWIPC, "ipc", "IPC namespace of its own"),
-    (native.CLONE_NEWUTS, "uts", "UTS namespace of its own"),
+    Namespace(native.CLONE_NEWNS, "mounts", "mount namespace of its own"),
+    Namespace(native.CLONE_NEWIPC, "ipc", "IPC namespace of its own"),
+    Namespace(native.CLONE_NEWUTS, "uts", "UTS namespace of its own"),
 )
 
 
@@ -248,7 +252,6 @@ NAMESPACES: Final = (
 class DropCapabilities:
     """Nothing can be gained by executing, and what entry does not need is gone at once."""
 
-    keep: tuple[Capability, ...] = NEEDED_UNTIL_ENTRY
     name: str = "capabilities"
 
     def describe(self) -> str:
@@ -259,5 +262,5 @@ class DropCapabilities:
         native.drop_bounding_set()
         with contextlib.suppress(OSError):  # before Linux 4.3 there was no ambient set
             native.prctl(native.PR_CAP_AMBIENT, native.PR_CAP_AMBIENT_CLEAR_ALL)
-        kept = native.capget().permitted & sum(1 << one for one in self.keep)
+        kept = native.capget().permitted & _NEEDED_MASK
         native.capset(native.Capabilities(kept, kept, 0))

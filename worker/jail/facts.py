@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What this process may do and this kernel can, as far as a plan depends on it.
 
-Looked up once per worker, by system calls alone: /proc need not be there. What can only be found
-out by trying is left to the steps themselves.
+Looked up once, by system calls alone: /proc need not be there. What is forked has the facts of who
+forked it. What can only be found out by trying is left to the steps themselves.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class Facts:
         return all(self.capabilities >> one & 1 for one in needed)
 
 
+@functools.cache
 def look() -> Facts:
     """The facts of this process."""
     return Facts(

@@ -13,7 +13,6 @@ modules come from memory or not at all, tracebacks have no lines of source.
 
 from __future__ import annotations
 
-import functools
 import importlib.machinery
 import linecache
 import sys
@@ -48,9 +47,7 @@ class Jail:
         """
         self._handles: Handles | None = None
         self._threads: list[int] = []
-        self._program = functools.cache(
-            functools.partial(filter_for, worker.handler, worker.hypervisor, spec.mode)
-        )
+        self._program = b""
         subject = Subject(
             handler=worker.handler,
             hypervisor=worker.hypervisor,
@@ -59,8 +56,9 @@ class Jail:
             descriptors=descriptors,
             handles=self._opened_handles,
             threads=lambda: self._threads,
-            program=self._program,
+            program=lambda: self._program,
         )
+        self._filter = (worker.handler, worker.hypervisor, spec.mode)
         self.plan: Plan = make_plan(spec, facts.look(), subject)
         self.done: list[str] = []
         """What is true of this process, step by step."""
@@ -71,7 +69,7 @@ class Jail:
     def birth(self) -> None:
         """First of all; raises HostError, or ConfigError for the handler's list of calls."""
         self._run(self.plan.birth)
-        self._program()
+        self._program = filter_for(*self._filter)
 
     def confine(self, handles: Handles) -> None:
         """The handles were opened and not used yet; raises HostError."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from shared.hypervisor.interface import Handles
 from shared.worker_spec import HypervisorKind, JailSpec
@@ -41,6 +42,16 @@ from worker.jail.native import Capability
 from worker.jail.network import EmptyNetwork
 from worker.jail.root import EmptyRoot
 from worker.jail.step import NEEDS_ROOT, LeaveOut, Step
+
+# What is the same for all workers is made once, by the fork server (worker.preload).
+_OWN_SESSION: Final = birth.OwnSession()
+_EMPTY_NETWORK: Final = EmptyNetwork()
+_EMPTY_ENVIRONMENT: Final = birth.EmptyEnvironment()
+_OWNER_ONLY: Final = birth.OwnerOnly()
+_NOT_SPARED: Final = birth.NotSpared()
+_NO_NEW_PRIVILEGES: Final = birth.NoNewPrivileges()
+_DROP_CAPABILITIES: Final = birth.DropCapabilities()
+_NOT_DUMPABLE: Final = NotDumpable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +95,20 @@ def make_plan(spec: JailSpec, facts: Facts, subject: Subject) -> Plan:
 def _birth(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
     group = birth.JoinControlGroup(spec.cgroup)
     yield group if spec.cgroup else LeaveOut(group.name, "control group", "none is delegated")
-    yield birth.OwnSession()
-    yield _unless(_why_not_admin(facts), EmptyNetwork())
+    yield _OWN_SESSION
+    yield _unless(_why_not_admin(facts), _EMPTY_NETWORK)
     yield birth.CloseDescriptors(subject.descriptors)
-    yield birth.EmptyEnvironment()
-    yield birth.OwnerOnly()
+    yield _EMPTY_ENVIRONMENT
+    yield _OWNER_ONLY
     threads = spec.pids if _own_user(spec, facts) else None
     mapped = birth.MAPPED[subject.hypervisor]
     yield birth.Limits(spec.open_files, threads, spec.memory, spec.pids, mapped)
-    yield birth.NotSpared()
-    yield birth.NoNewPrivileges()
-    for flag, name, text in birth.NAMESPACES:
-        step = birth.Namespace(flag, name, text)
+    yield _NOT_SPARED
+    yield _NO_NEW_PRIVILEGES
+    for step in birth.NAMESPACES:
         yield _unless(_why_not_admin(facts), step)
-    drop = birth.DropCapabilities()
-    yield _unless("" if facts.can(Capability.SETPCAP) else _needs(facts, "CAP_SETPCAP"), drop)
+    reason = "" if facts.can(Capability.SETPCAP) else _needs(facts, "CAP_SETPCAP")
+    yield _unless(reason, _DROP_CAPABILITIES)
     network = landlock.ForbidNetwork(facts.landlock)
     yield _unless(_why_no_landlock(facts, landlock.NETWORK_ABI), network)
 
@@ -116,7 +126,7 @@ def _entry(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
     user = OwnUser(spec.uid, subject.threads)
     if _own_user(spec, facts):
         yield user
-        yield NotDumpable()
+        yield _NOT_DUMPABLE
     else:
         yield LeaveOut(user.name, "user id of its own", NEEDS_ROOT)
         # The supervisor looks for a lost worker in /proc, where it then may not.

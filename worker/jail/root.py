@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from worker.jail import native
@@ -52,12 +51,13 @@ class EmptyRoot:
         os.chdir("/")
 
     def _make_inside(self) -> str:
-        place = Path(self.keep)
-        for part in Path(self.keep).parts[1:]:
-            place /= part
-            place.mkdir()
-            place.chmod(0o755)  # whatever the umask says: its uid is about to change
-        return str(place)
+        place = self.keep
+        for part in self.keep.strip("/").split("/"):
+            place = f"{place}/{part}"
+            os.mkdir(place)  # noqa: PTH102
+            # Whatever the umask says: its uid is about to change.
+            os.chmod(place, 0o755)  # noqa: PTH101, S103
+        return place
 
 
 def _pivot() -> None:
