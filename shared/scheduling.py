@@ -7,6 +7,11 @@ takes. A thread with a shorter slice than the running one does not wait (Linux 6
 a ring loop, which works for microseconds and sleeps, has the shortest; and what everything else
 goes before, the supervisor and workers that start, has one longer than usual. Nobody's share of
 the CPUs changes by it.
+
+A worker that starts copies a thousand pages that it shared with the fork server. Where another
+thread of it runs on another CPU at that time, each of them interrupts that CPU, which may be
+serving somebody's guest, and waits for its answer (flush_tlb_mm_range of arch/x86/mm/tlb.c); longer
+still where a hypervisor below has taken that CPU away. So until it serves it keeps to one.
 """
 
 from __future__ import annotations
@@ -35,6 +40,18 @@ def lengthen_slice() -> str:
     """Ask for a long slice, unless it is that long; for whom and what is given as above."""
     has: int = lib.slice_get()
     return _trouble(lib.slice_set(LONG) if 0 <= has < LONG else min(has, 0))
+
+
+def stay_here() -> str:
+    """Keep this process, which has one thread, to the CPU it is running on, until `roam`; what went
+    wrong, or "": then nothing has changed."""
+    return _trouble(lib.slice_stay())
+
+
+def roam() -> str:
+    """Let all threads of this process run again where it could before `stay_here`, if that was
+    called; what went wrong, or ""."""
+    return _trouble(lib.slice_roam())
 
 
 def _trouble(error: int) -> str:

@@ -120,6 +120,6 @@ def _calm_collector() -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Four descriptors for each worker: the usual soft limit of 1024 ends at 250 devices."""
+    """Three descriptors for each worker: the usual soft limit of 1024 ends at 340 devices."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -20,7 +20,7 @@ import msgspec
 from multiprocess import forkserver
 from setproctitle import setproctitle
 
-from shared import logs
+from shared import logs, scheduling
 from shared.errors import BackendBug, BlamedError, ConfigError
 from shared.hypervisor.interface import Handles
 from shared.hypervisor.select import open_hypervisor
@@ -37,10 +37,13 @@ from worker.session import Session
 
 def run(spec: bytes) -> None:
     """Be the worker that the encoded `WorkerSpec` describes; ends the process."""
+    trouble = scheduling.stay_here()
     decoded = WorkerSpec.decode(spec)
     setproctitle(f"xenbackd: {decoded.device}")
     logs.setup(decoded.log_level, decoded.log_format)
     log = DeviceLogger(decoded.device, decoded.log_level)
+    if trouble:
+        log.debug("scheduler: %s; starting on all CPUs", trouble)
     try:
         _work(decoded, log)
     except BlamedError as error:

@@ -216,9 +216,10 @@ class Session:
     def _end_start(self) -> None:
         """All that is ever opened is open, and from now on a guest may wait for this process."""
         self._starting = False
-        trouble = scheduling.shorten_slice()
-        if trouble:
+        if trouble := scheduling.shorten_slice():
             self._log.debug("scheduler: %s; the usual slice stays", trouble)
+        if trouble := scheduling.roam():
+            self._log.error("scheduler: %s; kept to one CPU", trouble)
         if self._jail is not None:
             self._enter_jail(self._jail)
 

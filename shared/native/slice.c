@@ -3,12 +3,17 @@
  * How long the scheduler lets the calling thread run at a stretch. Who asks for less is run sooner
  * after a wake-up: with a slice shorter than that of the running thread it need not wait for that
  * one's to end (kernel/sched/fair.c, PREEMPT_SHORT). The share of the CPU stays the same.
+ *
+ * And where: on one CPU for a while. In C, because a worker that starts is to use little of Python,
+ * all of which it shares with others until it uses it.
  */
 #define _GNU_SOURCE
 #include "slice.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -47,4 +52,48 @@ int slice_set(uint64_t nanoseconds)
     attributes.size = sizeof(attributes);
     attributes.runtime = nanoseconds;
     return syscall(SYS_sched_setattr, 0, &attributes, 0) < 0 ? -errno : 0;
+}
+
+#define CPUS 8192 /* more than any kernel for Linux is built for */
+#define WORD (8 * sizeof(unsigned long))
+
+/* Where this process could run before slice_stay, as the kernel has it; no bytes: it is not kept. */
+static unsigned long before[CPUS / WORD];
+static long before_size;
+
+int slice_stay(void)
+{
+    unsigned long here[CPUS / WORD] = {0};
+    int cpu = sched_getcpu();
+    long size = cpu < 0 ? -1 : syscall(SYS_sched_getaffinity, 0, sizeof(before), before);
+
+    if (size < 0)
+        return -errno;
+    here[cpu / WORD] = 1ul << cpu % WORD;
+    if (syscall(SYS_sched_setaffinity, 0, size, here) < 0)
+        return -errno;
+    before_size = size;
+    return 0;
+}
+
+int slice_roam(void)
+{
+    long size = before_size;
+    int error = 0;
+    DIR *tasks;
+
+    if (!size)
+        return 0;
+    before_size = 0;
+    tasks = opendir("/proc/self/task");
+    if (!tasks)
+        return -errno;
+    for (struct dirent *task; (task = readdir(tasks));) {
+        int thread = atoi(task->d_name); /* 0 for "." and ".." */
+
+        if (thread && syscall(SYS_sched_setaffinity, thread, size, before) < 0 && errno != ESRCH)
+            error = -errno;
+    }
+    closedir(tasks);
+    return error;
 }

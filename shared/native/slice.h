@@ -14,4 +14,14 @@ int64_t slice_get(void);
  */
 int slice_set(uint64_t nanoseconds);
 
+/*
+ * Keep the calling thread, and those it starts, on the CPU it is running on. 0, or -errno: nothing
+ * has changed. Once in a process, before it has other threads.
+ */
+int slice_stay(void);
+
+/* Let all threads run again where the process could before slice_stay, if it was called. 0, or
+ * -errno; needs /proc. */
+int slice_roam(void);
+
 #endif

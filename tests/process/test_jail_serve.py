@@ -162,6 +162,14 @@ def _field(pid: int | None, name: str) -> int:
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
 
 
+def test_worker_that_serves_may_use_all_cpus_again(world: World) -> None:
+    """It kept to one while it started; now each of its threads runs where the supervisor may."""
+    assert world.lab.supervisor is not None
+    allowed = os.sched_getaffinity(world.lab.supervisor.pid)
+    tasks = Path(f"/proc/{world.neighbour.pid}/task").iterdir()
+    assert {frozenset(os.sched_getaffinity(int(one.name))) for one in tasks} == {frozenset(allowed)}
+
+
 @pytest.mark.skipif(not SLICES, reason="this kernel has no slices to ask for")
 def test_supervisor_and_fork_server_go_after_workers_that_serve(world: World) -> None:
     """They have a slice longer than usual, a serving worker the shortest."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from shared.native._slice import lib
-from shared.scheduling import LONG, SHORTEST, lengthen_slice, shorten_slice
+from shared.scheduling import LONG, SHORTEST, lengthen_slice, roam, shorten_slice, stay_here
 from tests.fakes.scheduler import SLICES, slice_of
 
 T = TypeVar("T")
@@ -72,3 +72,20 @@ def test_slice_lengthened_is_longer_than_the_usual_and_never_shorter_than_it_was
     usual = slice_of(0)
     assert in_a_thread(work) == [("", LONG), ("", LONG), ("", 2 * LONG)]
     assert slice_of(0) == usual < LONG
+
+
+def test_stay_here_keeps_a_thread_and_what_it_starts_on_one_cpu_until_it_may_roam() -> None:
+    """The CPU it is on; after that all threads have again what the first had before."""
+
+    def work() -> tuple[list[str], set[int], set[int]]:
+        said = [stay_here()]
+        kept = os.sched_getaffinity(0)
+        assert in_a_thread(lambda: os.sched_getaffinity(0)) == kept
+        said += [roam(), roam()]  # the second finds nothing to end
+        return said, kept, os.sched_getaffinity(0)
+
+    before = os.sched_getaffinity(0)
+    said, kept, after = in_a_thread(work)
+    assert (said, len(kept), after) == ([""] * 3, 1, before)
+    assert kept <= before
+    assert os.sched_getaffinity(0) == before
