@@ -72,7 +72,9 @@ def begin(
         return _run(entry_point.decode(), argument)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 — whatever it is, the fork server is to go on forking
+    except BaseException:  # noqa: BLE001 — whatever it is
+        # multiprocess would let the interpreter write it, which looks for the source in files: a
+        # jailed worker is killed for that.
         traceback.print_exc()
         return 1
     finally:

@@ -50,7 +50,6 @@ class Launch:
         """
         self._title = title
         self.pid: int | None = None
-        self.returncode: int | None = None
         self.sentinel, write_end = server.connect(inherited)
         # Far less than a pipe's buffer. If the fork server is dead by now, the sentinel says so.
         with contextlib.suppress(BrokenPipeError), os.fdopen(write_end, "wb", 0) as pipe:
@@ -71,10 +70,9 @@ class Launch:
     def read_status(self) -> int | None:
         """Take the exit status when `sentinel` is readable again; None if nobody knows it."""
         try:
-            self.returncode = int(forkserver.read_signed(self.sentinel))
+            return int(forkserver.read_signed(self.sentinel))
         except (OSError, EOFError):
             return None
-        return self.returncode
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""

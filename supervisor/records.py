@@ -219,7 +219,7 @@ def _examine(path: Path) -> Orphan | None:
         path.unlink()
         return None
     pidfd = None if record.pid is None else _open_process(record.pid, record.start_time)
-    if record.pid is None and record.memory == Memory():
+    if record.pid is None and not record.quarantined and record.memory == Memory():
         # Its lock file stays: a worker that was forked and not written down yet may hold it.
         path.unlink()
         return None

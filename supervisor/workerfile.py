@@ -72,7 +72,7 @@ class WorkerFile:
         if record is None:
             return
         self._files.remove(record.device)
-        if memory != Memory():
+        if quarantined or memory != Memory():
             self._dead = True
             left = {"quarantined": quarantined, "held_until": held_until, "memory": memory}
             self._write(msgspec.structs.replace(record, pid=None, **left))

@@ -84,10 +84,10 @@ int slice_roam(void)
 
     if (!size)
         return 0;
-    before_size = 0;
     tasks = opendir("/proc/self/task");
     if (!tasks)
         return -errno;
+    before_size = 0;
     for (struct dirent *task; (task = readdir(tasks));) {
         int thread = atoi(task->d_name); /* 0 for "." and ".." */
 

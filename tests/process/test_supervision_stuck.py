@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.waiting import wait_until
-from tests.process.test_supervisor_daemon import PROGRAM, ROOT, Setup, paths
+from tests.process.daemon_setup import PROGRAM, ROOT, Setup, paths
 
 STUCK = PROGRAM.replace(
     'preload=("tests.fakes.trivial_worker",)',

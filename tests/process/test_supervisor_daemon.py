@@ -3,157 +3,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-import math
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from shared import control as c
-from shared.embedded.xenstored.launch import start_xenstored
-from shared.embedded.xenstored.requests import Client as XenstoredClient
-from shared.xenstore.blocking import BlockingXenstore
-from shared.xenstore.wire import Op, Packet
 from supervisor.cli.client import Client
 from tests.fakes.waiting import DEADLINE, wait_until
-from tests.unit.xenstore_fake import FakeXenstored, fake_xenstored
-
-ROOT = Path(__file__).parents[2]
-
-PROGRAM = """
-import asyncio, sys
-from pathlib import Path
-from config.loader import load
-from shared import logs
-from shared.errors import BlamedError
-from supervisor.daemon import Supervisor
-
-async def bug():
-    raise KeyError("nobody expected it")
-
-async def main(path):
-    supervisor = Supervisor(load(path), path, entry_point="tests.fakes.trivial_worker:run",
-                            preload=("tests.fakes.trivial_worker",))
-    if sys.argv[2:] == ["bug"]:
-        supervisor._spawn(bug())
-    await supervisor.run()
-
-logs.setup("debug")
-try:
-    asyncio.run(main(Path(sys.argv[1])))
-except BlamedError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
-
-CONFIG = """
-runtime_dir: {directory}
-hypervisor: embedded
-timeouts: {{drain: 5, hello: 5}}
-types:
-  vbd: {{handler: block}}
-"""
-
-
-class Setup:
-    """A directory with xenstored, configuration and supervisors."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="xbd"))
-        self.config = self.directory / "c.yaml"
-        self.config.write_text(CONFIG.format(directory=self.directory))
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.log = self.directory / "log"
-
-    def xenstored(self) -> subprocess.Popen[bytes]:
-        process = start_xenstored(self.directory / "embedded" / "xenstored")
-        self.processes.append(process)
-        return process
-
-    def store(self) -> BlockingXenstore:
-        return BlockingXenstore(self.directory / "embedded" / "xenstored" / "socket")
-
-    def supervisor(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(self.config), *arguments],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
-
-    def plug(self, domid: int, devid: int, state: int = 1) -> None:
-        back, front = paths(domid, devid)
-        with self.store() as store:
-            store.introduce(domid)
-
-            def body(tx: int) -> None:
-                store.write(f"{front}/state", b"3" if state == 1 else b"4", tx)
-                store.write(f"{back}/frontend", front, tx)
-                store.write(f"{back}/online", b"1", tx)
-                store.write(f"{back}/state", b"%d" % state, tx)
-
-            store.transact(body)
-
-    def state(self, domid: int, devid: int) -> bytes | None:
-        with self.store() as store:
-            return store.read_or_none(f"{paths(domid, devid)[0]}/state")
-
-    def status(self) -> c.StatusReply:
-        with Client(self.directory) as client:
-            return client.ask(c.Status(), c.StatusReply)
-
-    def device(self, name: str) -> c.DeviceStatus | None:
-        return next((d for d in self.status().devices if d.device == name), None)
-
-    def wait_phase(self, name: str, phase: str, generation: int = 1) -> c.DeviceStatus:
-        found: list[c.DeviceStatus] = []
-
-        def there() -> bool:
-            with contextlib.suppress(Exception):
-                found[:] = [d for d in self.status().devices if d.device == name]
-            return bool(found) and found[0].phase == phase and found[0].generation >= generation
-
-        wait_until(there, f"{name} {phase}: {found}\n{self.log.read_text()[-3000:]}")
-        return found[0]
-
-    def close(self) -> None:
-        for process in reversed(self.processes):
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        for path in (self.directory / "workers").glob("*[0-9]"):
-            if pid := json.loads(path.read_bytes())["pid"]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def paths(domid: int, devid: int) -> tuple[str, str]:
-    """Backend and frontend directory."""
-    back = f"/local/domain/0/backend/vbd/{domid}/{devid}"
-    return back, f"/local/domain/{domid}/device/vbd/{devid}"
+from tests.process.daemon_setup import Setup, paths
 
 
 @pytest.fixture
 def setup() -> Iterator[Setup]:
-    made = Setup()
-    try:
+    with contextlib.closing(Setup()) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_s23_xenstored_absent_is_a_clear_failure_and_nothing_is_left(setup: Setup) -> None:
@@ -163,79 +29,6 @@ def test_s23_xenstored_absent_is_a_clear_failure_and_nothing_is_left(setup: Setu
     assert process.wait(DEADLINE) == 75
     assert "xenstored/socket" in setup.log.read_text()
     assert not list(setup.directory.glob("*.sock"))
-
-
-class HangsUp:
-    """As an answer of `FakeXenstored`: a request about devices ends the connection, some times."""
-
-    def __init__(self, server: FakeXenstored, op: Op, times: float) -> None:
-        self._server = server
-        self._op = op
-        self.left = times
-
-    def __call__(self, packet: Packet) -> bytes | None:
-        of_devices = packet.op == Op.IS_DOMAIN_INTRODUCED or b"/backend/" in packet.payload
-        if packet.op != self._op or not of_devices or not self.left:
-            return None
-        self.left -= 1
-        for connection in list(self._server.connections):
-            connection.transport.abort()
-        return b""
-
-
-@contextlib.asynccontextmanager
-async def xenstored_that_hangs_up(setup: Setup, op: Op, times: float) -> AsyncIterator[HangsUp]:
-    """A device, and a xenstored in this event loop where `setup` looks for it."""
-    back, front = paths(3, 1)
-    async with fake_xenstored() as server:
-        link = setup.directory / "embedded" / "xenstored" / "socket"
-        link.parent.mkdir(parents=True)
-        link.symlink_to(server.path)
-        server.requests.handle(XenstoredClient(0), Op.INTRODUCE, 0, b"3\x000\x000\0")
-        for path, value in {
-            f"{front}/state": b"3",
-            f"{back}/frontend": front.encode(),
-            f"{back}/online": b"1",
-            f"{back}/state": b"1",
-        }.items():
-            server.write(path, value)
-        server.answer = hangs_up = HangsUp(server, op, times)
-        yield hangs_up
-
-
-@pytest.mark.parametrize("op", [Op.WATCH, Op.DIRECTORY, Op.IS_DOMAIN_INTRODUCED, Op.READ])
-def test_daemon_xenstored_lost_while_it_starts_goes_on_when_it_is_back(
-    setup: Setup, op: Op
-) -> None:
-    """Whatever request of the start it is: the start goes on from there, in the same process."""
-
-    async def scenario() -> None:
-        async with xenstored_that_hangs_up(setup, op, 2) as hangs_up:
-            process = setup.supervisor()
-            await asyncio.to_thread(setup.wait_phase, "vbd/3/1", "serving")
-            assert not hangs_up.left
-            assert setup.status().xenstore == "connected"
-            process.terminate()
-            assert await asyncio.to_thread(process.wait, DEADLINE) == 0
-
-    asyncio.run(scenario())
-
-
-def test_daemon_told_to_end_while_its_start_waits_for_xenstored_ends(setup: Setup) -> None:
-    """SIGTERM is obeyed although the start never comes to its end."""
-
-    async def scenario() -> None:
-        async with xenstored_that_hangs_up(setup, Op.DIRECTORY, math.inf):
-            process = setup.supervisor()
-
-            def waits() -> bool:
-                return "going on when xenstored is back" in setup.log.read_text()
-
-            await asyncio.to_thread(wait_until, waits, "the loss")
-            process.terminate()
-            assert await asyncio.to_thread(process.wait, DEADLINE) == 0
-
-    asyncio.run(scenario())
 
 
 def test_daemon_bug_is_no_success(setup: Setup) -> None:

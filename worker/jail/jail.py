@@ -13,6 +13,7 @@ modules come from memory or not at all, tracebacks have no lines of source.
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import linecache
 import sys
@@ -47,7 +48,7 @@ class Jail:
         """
         self._handles: Handles | None = None
         self._threads: list[int] = []
-        self._program = b""
+        self._program = functools.partial(filter_for, worker.handler, worker.hypervisor, spec.mode)
         subject = Subject(
             handler=worker.handler,
             hypervisor=worker.hypervisor,
@@ -56,9 +57,8 @@ class Jail:
             descriptors=descriptors,
             handles=self._opened_handles,
             threads=lambda: self._threads,
-            program=lambda: self._program,
+            program=self._program,
         )
-        self._filter = (worker.handler, worker.hypervisor, spec.mode)
         self.plan: Plan = make_plan(spec, facts.look(), subject)
         self.done: list[str] = []
         """What is true of this process, step by step."""
@@ -69,7 +69,7 @@ class Jail:
     def birth(self) -> None:
         """First of all; raises HostError, or ConfigError for the handler's list of calls."""
         self._run(self.plan.birth)
-        self._program = filter_for(*self._filter)
+        self._program()  # read now what it is made of
 
     def confine(self, handles: Handles) -> None:
         """The handles were opened and not used yet; raises HostError."""
