@@ -27,7 +27,7 @@ class HangsUp:
     """As an answer of `FakeXenstored`: a request about devices ends the connection, some times."""
 
     def __init__(self, server: FakeXenstored, op: Op, times: float) -> None:
-        self._server = server
+        self.server = server
         self._op = op
         self.left = times
 
@@ -36,7 +36,7 @@ class HangsUp:
         if packet.op != self._op or not of_devices or not self.left:
             return None
         self.left -= 1
-        for connection in list(self._server.connections):
+        for connection in list(self.server.connections):
             connection.transport.abort()
         return b""
 
@@ -83,13 +83,14 @@ def test_daemon_told_to_end_while_its_start_waits_for_xenstored_ends(setup: Setu
     """SIGTERM is obeyed although the start never comes to its end."""
 
     async def scenario() -> None:
-        async with xenstored_that_hangs_up(setup, Op.DIRECTORY, math.inf):
+        async with xenstored_that_hangs_up(setup, Op.DIRECTORY, math.inf) as hangs_up:
             process = setup.supervisor()
 
             def waits() -> bool:
                 return "going on when xenstored is back" in setup.log.read_text()
 
             await asyncio.to_thread(wait_until, waits, "the loss")
+            await hangs_up.server.stop()  # it does not come back
             process.terminate()
             assert await asyncio.to_thread(process.wait, DEADLINE) == 0
 
