@@ -5,9 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-NATIVE := $(wildcard shared/native/*.[chpy]* worker/native/*.[chpy]* shared/embedded/native/*.[chpy]* \
-	shared/hypervisor/native/*.[chpy]* shared/embedded/guest/native/*.[chpy]*)
-NATIVE := $(filter-out %/_%,$(NATIVE))
+NATIVE := $(shell find shared worker embedded -path '*native*' -name '[!_]*.[ch]') shared/native/build.py shared/native/table.py
 
 .PHONY: help setup demo test test-xen fuzz sanitize check format bench bench-adoption bench-devices bench-hostile bench-jail bench-recovery bench-xen chaos install clean
 
@@ -72,4 +70,4 @@ install: ## into an environment of its own: PREFIX=/opt/xenbackd
 
 clean: ## remove what was built
 	rm -rf .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find shared worker -name '_*.so' -o -name '_*.c' -path '*native*' | xargs rm -f
+	find shared worker embedded -name '_*.so' -o -name '_*.c' -path '*native*' | xargs rm -f

@@ -1,24 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Only what pyproject.toml cannot say: the native modules, built by cffi in API mode."""
+"""Only what pyproject.toml cannot say to setuptools: the native modules, built by cffi."""
 
 import sys
 from pathlib import Path
 
 from setuptools import setup
 
-# The build scripts share a module of ours (shared/native/declarations.py).
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-setup(
-    cffi_modules=[
-        "shared/native/build.py:ffi",
-        "shared/hypervisor/native/build.py:ffi",
-        "shared/embedded/native/build.py:ffi",
-        "shared/embedded/guest/native/build.py:ffi",
-        "worker/native/build.py:ffi",
-        "worker/native/build_trace.py:ffi",
-        "shared/native/build_slice.py:ffi",
-        "worker/native/build_seccomp.py:ffi",
-        "worker/native/build_jail.py:ffi",
-    ]
-)
+from shared.native.table import table
+
+setup(cffi_modules=[f"shared/native/build.py:{one.variable}" for one in table().values()])

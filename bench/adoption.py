@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.lab import DEFAULT_CONFIG, Lab
+from embedded.hypercalls import Hypercalls
 from shared.control import DeviceStatus
-from shared.embedded.hypercalls import Hypercalls
 
 GUEST = "web"
 

@@ -29,11 +29,11 @@ from rich.table import Table
 
 from bench.devices import cpu_seconds
 from bench.lab import DEFAULT_CONFIG, Lab
-from shared.embedded.guest.client import GuestClient
-from shared.embedded.guest.control import socket_path
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.guest.launch import create_guest
-from shared.embedded.guest.load import LoadConfig, Rw
+from embedded.guest.client import GuestClient
+from embedded.guest.control import socket_path
+from embedded.guest.launch import create_guest
+from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.load import LoadConfig, Rw
 
 MIB: Final = 1 << 20
 POLL_US: Final = 200

@@ -196,7 +196,7 @@ class Hand:
 
     def _kill_xenstored_now(self) -> None:
         pid = int(Path(self._lab.embedded_dir / "xenstored.pid").read_text())
-        if "shared.embedded.xenstored" not in command_line(pid):
+        if "embedded.xenstored" not in command_line(pid):
             raise AssertionError(f"xenstored: process {pid}: it is no xenstored")
         begin = time.monotonic_ns()
         os.kill(pid, signal.SIGKILL)

@@ -21,11 +21,11 @@ from typing import Final
 
 from bench.chaos_plan import Deed
 from bench.lab import Lab
-from shared.embedded.guest.client import GuestClient
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.guest.launch import GuestHandle, create_guest
-from shared.embedded.guest.load import LoadConfig, LoadResult
+from embedded.guest.client import GuestClient
+from embedded.guest.launch import GuestHandle, create_guest
 from shared.errors import BlamedError, HostError
+from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.load import LoadConfig, LoadResult
 
 DISK: Final = "xvda"
 DEVID: Final = 51712

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.lab import DEFAULT_CONFIG, Lab, is_serving
+from embedded.guest.launch import create_guest
+from embedded.toolstack import attach_disk
 from shared.control import DeviceStatus
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.guest.launch import create_guest
-from shared.embedded.toolstack import attach_disk
+from worker.devices.block.guest.disk import DiskSpec
 
 GUEST_PAGES: Final = 4096
 TICKS: Final = os.sysconf("SC_CLK_TCK")

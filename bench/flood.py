@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from shared.embedded.domain import Domain
+from embedded.domain import Domain
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bench.lab import Lab
-from shared.embedded.hypercalls import DomainStats, Hypercalls
+from embedded.hypercalls import DomainStats, Hypercalls
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -161,9 +161,9 @@ _ROLES: Final = {
     "xenbackd: fork server": "fork server",
     "xenbackd: ": "worker",
     "supervisor.cli.main": "supervisor",
-    "shared.embedded.host": "hypervisor",
-    "shared.embedded.xenstored": "xenstored",
-    "shared.embedded.guest": "guest",
+    "embedded.host": "hypervisor",
+    "embedded.xenstored": "xenstored",
+    "embedded.guest": "guest",
     "resource_tracker": "resource tracker",
 }
 

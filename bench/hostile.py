@@ -30,13 +30,13 @@ from rich.table import Table
 from bench.flood import Cycles, Flood
 from bench.held import Held, count, resident
 from bench.lab import DEFAULT_CONFIG, Lab
-from shared.embedded.domain import Domain
-from shared.embedded.guest.blkfront import BlockFrontend
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.guest.ring import RSP_PROD
-from shared.embedded.toolstack import attach_disk, backend_path, create_domain, wait_backend_state
+from embedded.domain import Domain
+from embedded.toolstack import attach_disk, backend_path, create_domain, wait_backend_state
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
+from worker.devices.block.guest.blkfront import BlockFrontend
+from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.ring import RSP_PROD
 
 DEADLINE: Final = 30.0
 FLOOR_RATIO: Final = 2.0

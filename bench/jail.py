@@ -31,17 +31,17 @@ from rich.table import Table
 from bench.block import MIB, POLL_US, ratio, spread
 from bench.lab import DEFAULT_CONFIG, Lab
 from bench.recovery import Case, Disk, Samples, run
+from embedded.guest.client import GuestClient
+from embedded.guest.control import socket_path
+from embedded.guest.launch import create_guest
 from shared.device_id import DeviceId
-from shared.embedded.guest.client import GuestClient
-from shared.embedded.guest.control import socket_path
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.guest.launch import create_guest
-from shared.embedded.guest.load import LoadConfig
 from shared.messages import Init, Initialised, Stop, decode_from_worker, encode
 from shared.worker_spec import JailSpec, WorkerSpec
-from supervisor.forking import ForkServer, Launch
-from supervisor.spawner import ENTRY_POINT, PRELOAD
-from tests.fakes.worker_bench import DEVID, Hypervisor
+from supervisor.workers.forking import ForkServer, Launch
+from supervisor.workers.spawner import ENTRY_POINT, PRELOAD
+from tests.fakes.block.worker_bench import DEVID, Hypervisor
+from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.load import LoadConfig
 
 START_LIMIT: Final = 2.0
 """Largest ratio of start times that is acceptable."""

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from embedded.launch import start_embedded
 from shared import control
-from shared.embedded.launch import start_embedded
 from shared.xenstore.blocking import BlockingXenstore
 from supervisor.cli.client import Client, UnavailableError
 

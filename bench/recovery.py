@@ -32,11 +32,11 @@ from bench import ring_path
 from bench.block import MIB, POLL_US, ratio, spread
 from bench.devices import cpu_seconds
 from bench.lab import DEFAULT_CONFIG, Lab
-from shared.embedded.guest.client import GuestClient
-from shared.embedded.guest.control import socket_path
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.guest.launch import create_guest
-from shared.embedded.guest.load import LoadConfig, Rw
+from embedded.guest.client import GuestClient
+from embedded.guest.control import socket_path
+from embedded.guest.launch import create_guest
+from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.load import LoadConfig, Rw
 
 KINDS: Final[dict[Literal["vbd", "qdisk"], str]] = {"vbd": "xvda", "qdisk": "xvdb"}
 """Two types, so that they can have different options."""

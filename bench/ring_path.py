@@ -14,7 +14,7 @@ import statistics
 import time
 from typing import Final
 
-from tests.fakes.blk import READ, bench
+from tests.fakes.block.blk import READ, bench
 
 DEPTH: Final = 32
 BATCHES: Final = 400

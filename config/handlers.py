@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from config.block import BlockOptions
 from config.check import suggest
+from worker.devices.block.about import BlockOptions
 
 ENTRY_POINT_GROUP: Final = "xenbackd.devices"
 

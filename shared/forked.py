@@ -55,7 +55,7 @@ def begin(
 ) -> int:
     """The child's whole life: read the request from `pipe`, carry it out, say the exit status.
 
-    `given` are two pipes of multiprocess's, then what `supervisor.forking.Launch` handed over. Who
+    `given` are two pipes of multiprocess's, then what `supervisor.workers.forking.Launch` handed over. Who
     could write to the two would end the fork server, or have the resource tracker unlink, as root,
     what it is told to; they are closed, as are `unused` ones of the fork server's. Its handlers of
     signals stay: an interactive ^C goes to the whole foreground group and is ignored, for workers

@@ -39,28 +39,28 @@ from shared.errors import BackendBug, BlamedError, ConfigError, HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
 from shared.xenstore.errors import ConnectionLostError
-from supervisor.adoption import close_orphan
-from supervisor.bus import Bus
-from supervisor.control import Control
-from supervisor.device import Device
-from supervisor.door import make_door
+from supervisor.device.adoption import close_orphan
+from supervisor.device.device import Device
+from supervisor.device.registry import Registry
+from supervisor.device.scanner import Scanner
 from supervisor.events import EventLog
 from supervisor.instance import Instance
-from supervisor.jails import Jails, check_unjailed, make_jails, warn_of_weak
-from supervisor.journals import Journals
 from supervisor.notify import notify
-from supervisor.operations import Operations
+from supervisor.operator.control import Control
+from supervisor.operator.operations import Operations
+from supervisor.operator.reload import apply
 from supervisor.places import embedded_dir, hypervisor_of, own_domid, xenstore_target
 from supervisor.predecessors import Predecessors
-from supervisor.publisher import Publisher
-from supervisor.records import Orphan, Records
-from supervisor.registry import Registry
-from supervisor.reload import apply
-from supervisor.scanner import Scanner
-from supervisor.services import Services
-from supervisor.spawner import ENTRY_POINT, PRELOAD, Spawner
 from supervisor.upgrade import SIGNALS, Handover, Upgrade, signals_held
-from supervisor.watchdog import Watchdog
+from supervisor.workers.bus import Bus
+from supervisor.workers.confinement.door import make_door
+from supervisor.workers.confinement.jails import Jails, check_unjailed, make_jails, warn_of_weak
+from supervisor.workers.journals import Journals
+from supervisor.workers.records import Orphan, Records
+from supervisor.workers.spawner import ENTRY_POINT, PRELOAD, Spawner
+from supervisor.workers.surroundings import Services
+from supervisor.workers.watchdog import Watchdog
+from supervisor.xenstore.publisher import Publisher
 
 _log = logging.getLogger("xenbackd.supervisor")
 

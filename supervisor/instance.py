@@ -4,7 +4,7 @@
 `supervisor.lock` (flock, so that it ends with its holder however that ends) is held by the
 supervisor alone. ZeroMQ lets a second process take over the path of a socket without a word, so a
 second supervisor must be stopped before it binds. Workers that outlive a supervisor do not hold
-it; what keeps a second one off a device is the lock of that device (`supervisor.records`).
+it; what keeps a second one off a device is the lock of that device (`supervisor.workers.records`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import ConfigError, HostError
-from supervisor.door import socket_path
+from supervisor.workers.confinement.door import socket_path
 
 SUPERVISOR_LOCK: Final = "supervisor.lock"
 SOCKET_PATH_MAX: Final = 107

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from config.model import Config
-from shared.embedded.protocol import socket_path
+from embedded.protocol import socket_path
 from shared.errors import HostError
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.errors import NoEntryError, XenstoreError

@@ -3,7 +3,7 @@
 
 The process stays the same, so its workers see no death (their pidfd of it stays quiet), systemd
 sees no new main process, and the children stay children. Everything else is as after a `kill -9`:
-what the new image needs stands in the files of `supervisor.records`, the workers' sockets
+what the new image needs stands in the files of `supervisor.workers.records`, the workers' sockets
 reconnect, and it adopts them. So there is one path for both, and it is tried each time.
 
 Handed over, in an environment variable that the new image removes at once: the descriptor of the
@@ -29,10 +29,10 @@ from typing import Final
 import msgspec
 
 from config.model import Config
+from shared.device_types import resolve
 from shared.errors import ConfigError, HostError
-from shared.handlers import resolve
-from supervisor.jails import check_unjailed
-from supervisor.spawner import PRELOAD
+from supervisor.workers.confinement.jails import check_unjailed
+from supervisor.workers.spawner import PRELOAD
 
 VARIABLE: Final = "XENBACKD_HANDOVER"
 
@@ -81,7 +81,7 @@ def rehearse(config: Config) -> None:
         ConfigError: a handler is not installed, or workers would be root without a jail.
         ImportError: the installation is not complete.
     """
-    for module in ("supervisor.service", *PRELOAD):
+    for module in ("supervisor.serve", *PRELOAD):
         importlib.import_module(module)
     for type_ in config.types.values():
         if type_.enabled:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From a handler's name in the configuration to its class.
 
-The name leads to a place by `shared.handlers`: the types of this distribution first, so that
+The name leads to a place by `shared.device_types`: the types of this distribution first, so that
 nothing installed beside us takes their name, then the entry points of the group
 `xenbackd.devices`. Only the worker imports the class.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import importlib
 
+from shared.device_types import resolve
 from shared.errors import ConfigError
-from shared.handlers import resolve
 from worker.device import Device
 
 

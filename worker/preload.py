@@ -31,18 +31,18 @@ from setproctitle import setproctitle
 
 import worker.main
 import worker.trace
-from config.block import BlockOptions
 from shared import forked, logs
 from shared.device_id import DeviceId
 from shared.errors import ConfigError
 from shared.hypervisor import select
 from shared.messages import Beat, Hello, Init, Jailed, Stop, decode_to_worker, encode
 from shared.worker_spec import JailSpec, WorkerSpec
-from worker.devices.block import BlockDevice
+from worker.devices.block.about import BlockOptions
+from worker.devices.block.backend import BlockDevice
+from worker.devices.block.native._block import lib
 from worker.handlers import load
 from worker.jail import allowed, filters, network
 from worker.jail.jail import Jail
-from worker.native._block import lib
 
 __all__ = ["worker"]
 

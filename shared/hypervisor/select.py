@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from embedded.handles import EmbeddedHypervisor
 from shared.errors import HostError
-from shared.hypervisor.embedded import EmbeddedHypervisor
 from shared.hypervisor.interface import Hypervisor
 from shared.worker_spec import HypervisorKind
 

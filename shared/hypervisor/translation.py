@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From the hypervisor interface to functions in C over a handle, and from errno to blame.
 
-Real Xen (shared/hypervisor/xen.py) and the embedded hypervisor (shared/hypervisor/embedded.py)
+Real Xen (shared/hypervisor/xen.py) and the embedded hypervisor (embedded/handles.py)
 offer the same functions in C under names of their own; each hands them in as a table, with the one
 thing that differs: what an errno of its means.
 

@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""Build `shared.native._ring`: ordered access to ring indices, for Python."""
+"""Builds the native modules of the table (shared/native/table.py).
+
+setup.py takes each one by its variable here: its name with underscores for dots. By hand, from the
+root: `.venv/bin/python -m shared.native.build [MODULE...]` builds in place, all without a name.
+"""
 
 from __future__ import annotations
 
-from cffi import FFI
+import sys
 
-from shared.native.declarations import declarations
+from shared.native.declarations import ROOT
+from shared.native.table import table
 
-FOLDER = "shared/native"
 
-ffi = FFI()
-ffi.cdef(declarations(f"{FOLDER}/ring_words.h"))
-ffi.set_source(
-    "shared.native._ring",
-    '#include "ring_words.h"',
-    sources=[f"{FOLDER}/ring_words.c"],
-    depends=[f"{FOLDER}/ring_words.h", f"{FOLDER}/barrier.h"],
-    include_dirs=[FOLDER],
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Werror"],
-)
+def main(names: list[str]) -> None:
+    """Build the named modules in place, or all."""
+    modules = table()
+    for name in names or modules:
+        modules[name].ffi().compile(tmpdir=str(ROOT), verbose=False)
+
 
 if __name__ == "__main__":
-    ffi.compile(tmpdir=".", verbose=False)
+    main(sys.argv[1:])
+else:
+    globals().update({one.variable: one.ffi() for one in table().values()})

@@ -12,7 +12,7 @@
 #ifndef XENBACKD_HV_OPS_OVER_H
 #define XENBACKD_HV_OPS_OVER_H
 
-#include "hv_ops.h"
+#include "shared/native/hv_ops.h"
 
 #define HV_OPS_OVER(name, evtchn_, gnttab_)                                                       \
     static int name##_fd(void *evtchn)                                                            \

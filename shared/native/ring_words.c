@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "ring_words.h"
 
-#include "barrier.h"
+#include "shared/native/barrier.h"
 
 static volatile uint32_t *word(uintptr_t address)
 {

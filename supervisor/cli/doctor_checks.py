@@ -21,10 +21,10 @@ PACKAGES: Final = ("zmq", "msgspec", "cffi", "pyxs", "multiprocess", "setproctit
 
 NATIVE_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "shared.native._ring": BOTH,
-    "worker.native._block": BOTH,
+    "worker.devices.block.native._block": BOTH,
     "shared.hypervisor.native._xen": (XEN,),
-    "shared.embedded.native._embedded": (EMBEDDED,),
-    "shared.embedded.guest.native._front": (),
+    "embedded.native._embedded": (EMBEDDED,),
+    "worker.devices.block.guest.native._front": (),
 }
 """Native module to what cannot be served without it. The last one is for guests of ours only."""
 

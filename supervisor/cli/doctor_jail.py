@@ -12,9 +12,9 @@ from typing import Final
 
 from config.model import Config, JailConfig
 from config.rules import remarks
-from supervisor.cgroups import CONTROLLERS, UNIT
 from supervisor.cli.doctor_probe import Probe
 from supervisor.cli.doctor_types import BOTH, Finding, Level
+from supervisor.workers.confinement.cgroups import CONTROLLERS, UNIT
 
 SECTION: Final = "Jail"
 

@@ -40,7 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the embedded hypervisor until it is told to stop."""
-    from shared.embedded.host import run as run_host
+    from embedded.host import run as run_host
 
     directory: Path = args.embedded_dir if args.dir is None else args.dir.absolute()
     return int(run_host(directory))

@@ -16,7 +16,7 @@ from supervisor.cli.parsers import add_command, add_json
 from supervisor.cli.text import plural, size
 
 if TYPE_CHECKING:
-    from shared.embedded.guest.launch import GuestHandle
+    from embedded.guest.launch import GuestHandle
     from supervisor.cli.parsers import Subparsers
 
 EPILOG = """\
@@ -111,14 +111,14 @@ def _usage(parser: argparse.ArgumentParser) -> int:
 
 def find(args: argparse.Namespace) -> GuestHandle:
     """The guest of the argument NAME; raises ConfigError if there is none."""
-    from shared.embedded.guest.launch import find_guest
+    from embedded.guest.launch import find_guest
 
     return find_guest(args.embedded_dir, args.name)
 
 
 def _create(args: argparse.Namespace) -> int:
-    from shared.embedded.guest.disk import DiskSpec
-    from shared.embedded.guest.launch import create_guest
+    from embedded.guest.launch import create_guest
+    from worker.devices.block.guest.disk import DiskSpec
 
     guest = create_guest(
         args.embedded_dir,
@@ -151,7 +151,7 @@ def _device(backend: str) -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from shared.embedded.guest.launch import describe, list_guests
+    from embedded.guest.launch import describe, list_guests
 
     guests = [
         (guest, describe(args.embedded_dir, guest)) for guest in list_guests(args.embedded_dir)
@@ -202,7 +202,7 @@ def _destroy(args: argparse.Namespace) -> int:
 
 
 def _attach(args: argparse.Namespace) -> int:
-    from shared.embedded.guest.disk import DiskSpec
+    from worker.devices.block.guest.disk import DiskSpec
 
     guest = find(args)
     disks = guest.attach([DiskSpec.parse(text) for text in args.disk], args.timeout)

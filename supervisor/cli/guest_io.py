@@ -16,8 +16,8 @@ from supervisor.cli.parsers import add_json
 from supervisor.cli.text import amount, duration, size
 
 if TYPE_CHECKING:
-    from shared.embedded.guest.client import GuestClient
-    from shared.embedded.guest.load import Latency, LoadConfig, LoadResult, Progress
+    from embedded.guest.client import GuestClient
+    from worker.devices.block.guest.load import Latency, LoadConfig, LoadResult, Progress
 
 SECTOR: Final = 512
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -106,7 +106,7 @@ def _io(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> LoadConfig:
     import msgspec
 
-    from shared.embedded.guest.load import LoadConfig
+    from worker.devices.block.guest.load import LoadConfig
 
     values = {
         "rw": args.rw,

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
         rehearse(config)
         return 0
-    from supervisor.service import serve
+    from supervisor.serve import serve
 
     return int(serve(config, args.config.absolute(), override, args.embedded))
 

@@ -13,7 +13,7 @@ from shared.hypervisor.interface import PAGE_SIZE, EventChannels, GrantTable, Po
 from shared.logs import DeviceLogger
 from tests.fakes.hv import PORT, FakeHypervisor
 from worker.device import DeviceContext
-from worker.native._block import ffi
+from worker.devices.block.native._block import ffi
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 from cffi import FFI
 
-from worker.native._block import ffi
+from worker.devices.block.native._block import ffi
 
 PAGE = 4096
 PORT = 7

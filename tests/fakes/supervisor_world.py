@@ -18,18 +18,18 @@ from shared.worker_spec import WorkerSpec
 from shared.xenstore.batch import Absent
 from shared.xenstore.errors import ConnectionLostError, NoEntryError, QuotaError
 from shared.xenstore.wire import WatchEvent
-from supervisor.bus import BusListener
-from supervisor.device import Device
+from supervisor.device.device import Device
+from supervisor.device.registry import Registry
+from supervisor.device.scanner import Scanner
 from supervisor.events import EventLog
-from supervisor.jails import Jails
-from supervisor.publisher import Publisher
-from supervisor.records import WorkerRecord
-from supervisor.registry import Registry
-from supervisor.scanner import Scanner
-from supervisor.services import Services
-from supervisor.spawner import WorkerOwner
-from supervisor.status import status_of
-from supervisor.userids import UserIds
+from supervisor.operator.status import status_of
+from supervisor.workers.bus import BusListener
+from supervisor.workers.confinement.jails import Jails
+from supervisor.workers.confinement.user_ids import UserIds
+from supervisor.workers.records import WorkerRecord
+from supervisor.workers.spawner import WorkerOwner
+from supervisor.workers.surroundings import Services
+from supervisor.xenstore.publisher import Publisher
 from tests.fakes.clock_loop import settle
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 
 Imported by the fork server, and by nobody else: it takes the place of the handler `block` there, so
 that all else is real, the jail, its list of system calls, the disk it serves. The node holds lines
-`name argument`, the names of `tests.fakes.attacks`. What came of line N it tells in its counters:
+`name argument`, the names of `tests.fakes.block.attacks`. What came of line N it tells in its counters:
 `outcome_N` is 1 for success, an errno + 1000 for a refusal.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared import handlers
-from shared.handlers import HandlerInfo
-from tests.fakes.attacks import ATTACKS, REFUSED, SUCCESS
-from worker.devices.block import BlockDevice
+from shared import device_types
+from shared.device_types import HandlerInfo
+from tests.fakes.block.attacks import ATTACKS, REFUSED, SUCCESS
+from worker.devices.block.backend import BlockDevice
 
 
 class TurnedDisk(BlockDevice):
@@ -45,4 +45,4 @@ class TurnedDisk(BlockDevice):
         return SUCCESS
 
 
-handlers.BUILT_IN["block"] = HandlerInfo(module=f"{__name__}:{TurnedDisk.__name__}")
+device_types.BUILT_IN["block"] = HandlerInfo(module=f"{__name__}:{TurnedDisk.__name__}")

@@ -27,11 +27,11 @@ from tests.fuzz.catalogue import (
     INPUT_MAX_DEFAULT,
     NATIVE,
     PYTHON,
-    ROOT,
     TARGETS,
 )
 from tests.fuzz.native_build import BuildError, UnavailableError, build_fuzzers
 from tests.fuzz.report import Figures, read_figures, table
+from tests.root import ROOT
 
 WORK: Final = ROOT / "build/fuzz"
 SKIPPED: Final = 77

@@ -13,7 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.root import ROOT
+
 HERE: Final = ROOT / "tests/fuzz"
 CORPUS: Final = HERE / "corpus"
 """`corpus/TARGET/*`: inputs that reach what no other one does, and those that once found a bug."""
@@ -22,15 +23,15 @@ NATIVE: Final = ("request", "ring", "journal", "merge")
 
 PYTHON: Final[dict[str, tuple[str, ...]]] = {
     "config": ("config.loader", "config.nodes", "config.check", "config.rules"),
-    "control": ("shared.control", "shared.device_id", "supervisor.control"),
+    "control": ("shared.control", "shared.device_id", "supervisor.operator.control"),
     "devicemodel": (
         "supervisor.devicemodel.arguments",
         "supervisor.devicemodel.framing",
         "supervisor.devicemodel.qmp",
     ),
-    "frontend": ("worker.nodes", "worker.devices.block", "shared.untrusted"),
+    "frontend": ("worker.nodes", "worker.devices.block.backend", "shared.untrusted"),
     "messages": ("shared.messages", "shared.device_id"),
-    "records": ("supervisor.records", "shared.device_id"),
+    "records": ("supervisor.workers.records", "shared.device_id"),
     "xenstore": ("shared.xenstore.wire", "shared.xenstore.session", "shared.xenstore.transport"),
 }
 

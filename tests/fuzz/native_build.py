@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz.catalogue import HERE, NATIVE, ROOT
-from worker.native.build import SOURCES
+from shared.native.table import table
+from tests.fuzz.catalogue import HERE, NATIVE
+from tests.root import ROOT
 
 _HARNESS: Final = (
     "world",
@@ -30,16 +31,17 @@ _HARNESS: Final = (
 _UNSEEN: Final = frozenset({"world_check", "oracle"})
 """What only checks: it goes the same ways whatever the backend does, and must not lead a fuzzer."""
 _COVERAGE: Final = "-fsanitize=fuzzer-no-link"
-_REPLACED: Final = "pool"
-"""The threads are a list in tests/fakes/native/blk_inject.c, so that an input is one case."""
+_REPLACED: Final = "/blk_pool.c"
+"""The threads are a list in tests/fakes/block/native/blk_inject.c, so that an input is one case."""
 _FLAGS: Final = (
     "-g",
     "-Wall",
     "-Wextra",
     "-Werror",
     "-DBLK_INJECT=1",
-    f"-I{ROOT}/worker/native",
-    f"-I{ROOT}/tests/fakes/native",
+    f"-I{ROOT}",
+    f"-I{ROOT}/worker/devices/block/native",
+    f"-I{ROOT}/tests/fakes/block/native",
     f"-I{HERE}/native",
 )
 _SANITIZE: Final = ("-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined")
@@ -56,8 +58,9 @@ class BuildError(Exception):
 def _sources() -> list[Path]:
     own = [HERE / "native" / f"{name}.c" for name in _HARNESS]
     targets = [HERE / "native" / f"target_{name}.c" for name in NATIVE]
-    backend = [ROOT / f"worker/native/blk_{name}.c" for name in SOURCES if name != _REPLACED]
-    return [*own, *targets, *backend, ROOT / "tests/fakes/native/blk_inject.c"]
+    sources = table()["worker.devices.block.native._block"].sources
+    backend = [ROOT / source for source in sources if not source.endswith(_REPLACED)]
+    return [*own, *targets, *backend, ROOT / "tests/fakes/block/native/blk_inject.c"]
 
 
 def _run(words: Sequence[str | Path]) -> None:

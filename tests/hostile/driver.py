@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab import Lab
-from shared.embedded.domain import Domain
-from shared.embedded.toolstack import create_domain
+from embedded.domain import Domain
+from embedded.toolstack import create_domain
 from shared.xenstore.blocking import BlockingXenstore
 
 

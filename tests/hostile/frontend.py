@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from shared.embedded.domain import Domain
-from shared.embedded.xenstored.quotas import NODES_MAX
+from embedded.domain import Domain
+from embedded.xenstored.quotas import NODES_MAX
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 from shared.xenstore.errors import QuotaError

@@ -11,7 +11,7 @@ without a word, this must hold whatever it did:
 - the log has grown by no more than `LOG_MAX`, the supervisor's memory by no more than `MEMORY_MAX`.
 
 Nothing here measures time. The restart policy is generous, so that many cases fit into one guest's
-life; what the policy itself does about guests is tests/unit/test_supervisor_policy.py's.
+life; what the policy itself does about guests is tests/unit/supervisor/policy/test_policy.py's.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ import struct
 
 from bench.flood import Cycles, Flood
 from bench.held import resident
-from shared.embedded.guest.ring import RSP_PROD
 from shared.xenbus import XenbusState
 from tests.hostile.frontend import give_back, offer, publish, say
 from tests.hostile.scene import MEMORY_MAX, Scene
 from tests.process.lab_world import DEADLINE
+from worker.devices.block.guest.ring import RSP_PROD
 
 OTHERS, OTHERS_MAX = 3, 60
 """Guests that come and go during a flood; more where it takes long to become one."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.embedded.domain import Domain
-from shared.embedded.protocol import GRANT_ENTRIES
-from shared.hypervisor.embedded import EmbeddedHypervisor
+from embedded.domain import Domain
+from embedded.handles import EmbeddedHypervisor
+from embedded.protocol import GRANT_ENTRIES
 from shared.limits import SNAPSHOT_BYTES_MAX
 from shared.untrusted import quote
 from shared.xenbus import XenbusState

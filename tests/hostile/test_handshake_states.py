@@ -15,12 +15,12 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.toolstack import disk_nodes
+from embedded.toolstack import disk_nodes
 from shared.xenbus import XenbusState
 from tests.hostile.frontend import Nodes, give_back, offer, publish, say
 from tests.hostile.scene import Scene
 from tests.process.lab_world import DEADLINE, Guest
+from worker.devices.block.guest.disk import DiskSpec
 
 NO_STATES = (b"", b"abc", b"-1", b"-3", b"99", b"9" * 20, b"4\0junk", b" 4", b"4" * 2000)
 REPEATS = 2_000

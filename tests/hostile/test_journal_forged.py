@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A journal that a worker which was taken over left to its successor (F.2: 38b).
 
-What is plainly damaged is in tests/unit/test_block_journal.py. Here are the values just outside of
+What is plainly damaged is in unit/devices/block/test_journal.py. Here are the values just outside of
 what can be, those far outside, and whole journals that fit together in all but one thing: each is
 refused by name, or its requests are treated as any; no entry leads out of the tables.
 """
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes.blk import ERROR, OKAY, READ
-from tests.fakes.blkinject import KILLED, Done, Mortal, statuses
+from tests.fakes.block.blk import ERROR, OKAY, READ
+from tests.fakes.block.blkinject import KILLED, Done, Mortal, statuses
 
 HEADER, ENTRY = 192, 128
 TAKEN = 128

@@ -2,10 +2,10 @@
 """Domains that die at the worst moment and come again at once, and rings forged for a successor.
 
 Cases 11 (in dom0; test_quota.py has the driver domain), 12 and 38b of the hostile frontend. Beside
-them: 37, workers that are killed under I/O, in tests/process/test_journal.py and
+them: 37, workers that are killed under I/O, in tests/process/devices/block/test_journal.py and
 test_supervision_signals.py; 38, supervisors that are, in test_adoption.py; poison requests in
 test_journal.py; 39, workers that hang, flood or speak for others, in test_supervision_stuck.py,
-test_supervisor_spawner.py and tests/unit/test_supervisor_link.py.
+test_supervisor_spawner.py and tests/unit/supervisor/workers/test_link.py.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from shared.embedded.guest.ring import REQ_PROD, RSP_PROD
-from shared.embedded.hypercalls import Hypercalls
+from embedded.hypercalls import Hypercalls
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import XenstoreError
 from tests.hostile.frontend import fill, offer, publish, say
 from tests.hostile.scene import Scene
 from tests.process.lab_world import DEADLINE, Guest
+from worker.devices.block.guest.ring import REQ_PROD, RSP_PROD
 
 STRANGER = 4000
 """A domain xenstored is told of and that has nothing."""

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.embedded.guest.blkfront import BlockFrontend
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.toolstack import attach_disk, detach_disk
+from embedded.toolstack import attach_disk, detach_disk
 from shared.xenbus import XenbusState
 from tests.hostile.driver import DriverLab
 from tests.hostile.frontend import fill, give_back, offer, publish, say
 from tests.hostile.scene import SCENE_CONFIG, Scene, scene_in
 from tests.process.lab_world import DEADLINE, Guest
+from worker.devices.block.guest.blkfront import BlockFrontend
+from worker.devices.block.guest.disk import DiskSpec
 
 
 @pytest.fixture(scope="module")

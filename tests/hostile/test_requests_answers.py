@@ -11,7 +11,7 @@ import struct
 
 import pytest
 
-from tests.fakes.blk import (
+from tests.fakes.block.blk import (
     DISCARD,
     EAGAIN,
     EIO,
@@ -28,7 +28,7 @@ from tests.fakes.blk import (
     Layout,
     bench,
 )
-from worker.native._block import lib
+from worker.devices.block.native._block import lib
 
 BOTH = pytest.mark.parametrize("layout", [LAYOUT_64, LAYOUT_32], ids=["x86_64", "x86_32"])
 GRANTS = pytest.mark.parametrize("persistent", [False, True], ids=["copy", "persistent"])

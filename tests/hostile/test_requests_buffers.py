@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.blk import ERROR, OKAY, READ, WRITE, bench
-from tests.fakes.blkrules import RecordingDisk
+from tests.fakes.block.blk import ERROR, OKAY, READ, WRITE, bench
+from tests.fakes.block.blkrules import RecordingDisk
 from tests.fakes.hv import PORT, FakeHypervisor
 from tests.fakes.waiting import wait_until
-from worker.native._block import lib
+from worker.devices.block.native._block import lib
 
 BATCH_SEGMENTS = 32 * 11
 FULL = [(100 + n, 0, 7) for n in range(11)]

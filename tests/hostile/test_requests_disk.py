@@ -2,7 +2,7 @@
 """A disk that changes while its guest works (F.2: 20, 26): smaller, larger, another one.
 
 The size that was published bounds every request until the next connection, whatever the file does.
-An image that shrinks under a whole xenbackd is in tests/process/test_bad_input_image.py.
+An image that shrinks under a whole xenbackd is in test_bad_input_image.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.embedded.guest.ring import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
 from shared.messages import Attached, Disconnect, Disconnected, Init, Initialise, Initialised
-from tests.fakes.blk import DISCARD, ERROR, FLUSH, OKAY, READ, WRITE, FakeDisk, bench
-from tests.fakes.worker_bench import DEADLINE, Guest, worker_bench
-from worker.native._block import lib
+from tests.fakes.block.blk import DISCARD, ERROR, FLUSH, OKAY, READ, WRITE, FakeDisk, bench
+from tests.fakes.block.worker_bench import DEADLINE, Guest, worker_bench
+from worker.devices.block.guest.ring import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
+from worker.devices.block.native._block import lib
 
 SIZE = 64 * 1024
 SLOTS = 32

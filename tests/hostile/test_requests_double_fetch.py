@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.blk import LAYOUT_32, LAYOUT_64, Layout
-from tests.fakes.blkflip import SLOTS, flip_bench
-from worker.native._block import lib
+from tests.fakes.block.blk import LAYOUT_32, LAYOUT_64, Layout
+from tests.fakes.block.blkflip import SLOTS, flip_bench
+from worker.devices.block.native._block import lib
 
 REQUESTS = 260_000
 EPROTO = 71

@@ -2,8 +2,8 @@
 """Pages that a guest did not grant, not so, or not any more (F.2: 23).
 
 On the embedded hypervisor, whose checks between domains are real. How mapping and copying fall back
-on each other is in tests/unit/test_block_grants.py, the hypervisor's own checks are in
-tests/process/test_embedded_grants.py.
+on each other is in tests/unit/devices/block/test_grants.py, the hypervisor's own checks are in
+tests/process/embedded/test_grants.py.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.embedded.domain import Domain
-from shared.embedded.protocol import GRANT_ENTRIES, GrantFlags
-from tests.fakes.blk import ERROR, OKAY, READ, WRITE
-from tests.fakes.blkembedded import EmbeddedBench, embedded_bench
-from tests.process.embedded_world import running_hypervisor
-from worker.native._block import lib
+from embedded.domain import Domain
+from embedded.protocol import GRANT_ENTRIES, GrantFlags
+from tests.fakes.block.blk import ERROR, OKAY, READ, WRITE
+from tests.fakes.block.blkembedded import EmbeddedBench, embedded_bench
+from tests.process.embedded.embedded_world import running_hypervisor
+from worker.devices.block.native._block import lib
 
 GUARD = b"guard..." * 512
 OTHERS_REF = 5000

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Ring indices and events that make no sense, or come without end (F.2: 13 to 15).
 
-What one impossible producer does is in tests/unit/test_block_ring.py, over a whole xenbackd in
-tests/process/test_bad_input_requests.py. Here: every distance, with and without a journal, in every
+What one impossible producer does is in test_ring.py of the unit tests, over a whole xenbackd in
+test_bad_input_requests.py. Here: every distance, with and without a journal, in every
 phase; that everything is given back; and that a storm costs no more than its own events.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.blk import LAYOUT_64, OKAY, READ, Bench, FakeDisk, bench
-from tests.fakes.blkflip import flip_bench
+from tests.fakes.block.blk import LAYOUT_64, OKAY, READ, Bench, FakeDisk, bench
+from tests.fakes.block.blkflip import flip_bench
 from tests.fakes.hv import PORT, FakeHypervisor
-from worker.native._block import lib
+from worker.devices.block.native._block import lib
 
 REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT = 0, 4, 8, 12
 PAGE0 = [(100, 0, 7)]

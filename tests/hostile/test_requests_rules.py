@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Requests that break a rule (F.2: 17 to 21 and 25), many thousand of them.
 
-Each rule by itself is in tests/unit/test_block_requests.py, and over a whole xenbackd in
-tests/process/test_bad_input_requests.py. Here the parser is held against a second statement of the
-rules (tests/fakes/blkrules.py), and ranges of values are gone through completely.
+Each rule by itself is in tests/unit/devices/block/test_requests.py, and over a whole xenbackd in
+test_bad_input_requests.py. Here the parser is held against a second statement of the
+rules (tests/fakes/block/blkrules.py), and ranges of values are gone through completely.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from tests.fakes.blk import (
+from tests.fakes.block.blk import (
     DISCARD,
     ERROR,
     INDIRECT,
@@ -26,7 +26,7 @@ from tests.fakes.blk import (
     Layout,
     bench,
 )
-from tests.fakes.blkrules import TOP, RecordingDisk, Rules, judge, wild_requests
+from tests.fakes.block.blkrules import TOP, RecordingDisk, Rules, judge, wild_requests
 
 BOTH = pytest.mark.parametrize("layout", [LAYOUT_64, LAYOUT_32], ids=["x86_64", "x86_32"])
 MAX64 = TOP - 1

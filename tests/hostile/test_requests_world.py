@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.embedded.guest.ring import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
-from shared.embedded.protocol import GrantFlags
-from tests.fakes.blk import ERROR, LAYOUT_32, LAYOUT_64, OKAY, Layout
-from tests.fakes.blkrules import WILD_PAGES, Rules, judge, wild_requests
+from embedded.protocol import GrantFlags
+from tests.fakes.block.blk import ERROR, LAYOUT_32, LAYOUT_64, OKAY, Layout
+from tests.fakes.block.blkrules import WILD_PAGES, Rules, judge, wild_requests
 from tests.hostile.scene import Scene
 from tests.process.lab_world import DEADLINE, SECTORS, Guest
+from worker.devices.block.guest.ring import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
 
 FIRST_REF = 9000
 REQUESTS = 2000

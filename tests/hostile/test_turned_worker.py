@@ -23,8 +23,8 @@ import pytest
 
 from bench.lab import Lab
 from shared.control import DeviceStatus, Events, EventsReply
-from supervisor.door import socket_path
-from tests.fakes.attacks import REFUSED
+from supervisor.workers.confinement.door import socket_path
+from tests.fakes.block.attacks import REFUSED
 from tests.process.lab_world import CONFIG, DEADLINE, Guest, Neighbour, World
 
 pytestmark = pytest.mark.skipif(
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.skipif(
 
 PROGRAM: Final = """
 import sys
-import supervisor.spawner
-supervisor.spawner.PRELOAD += ("tests.fakes.turned_worker",)
+import supervisor.workers.spawner
+supervisor.workers.spawner.PRELOAD += ("tests.fakes.turned_worker",)
 from supervisor.cli.main import main
 sys.exit(main())
 """

@@ -13,13 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from embedded.xenstored.launch import start_xenstored
 from shared import control as c
-from shared.embedded.xenstored.launch import start_xenstored
 from shared.xenstore.blocking import BlockingXenstore
 from supervisor.cli.client import Client
 from tests.fakes.waiting import wait_until
-
-ROOT = Path(__file__).parents[2]
+from tests.root import ROOT
 
 PROGRAM = """
 import asyncio, sys

@@ -20,20 +20,20 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from bench.held import below, open_files
 from bench.lab import DEFAULT_CONFIG, Lab
-from shared.control import AnyRequest, DeviceStatus, Done, Events, EventsReply, Reply, Restart
-from shared.embedded.domain import Domain
-from shared.embedded.guest.blkfront import BlockFrontend
-from shared.embedded.guest.disk import DiskSpec
-from shared.embedded.hypercalls import Hypercalls, Stats
-from shared.embedded.toolstack import (
+from embedded.domain import Domain
+from embedded.hypercalls import Hypercalls, Stats
+from embedded.toolstack import (
     attach_disk,
     backend_path,
     create_domain,
     wait_backend_state,
 )
+from shared.control import AnyRequest, DeviceStatus, Done, Events, EventsReply, Reply, Restart
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 from supervisor.cli.client import Client
+from worker.devices.block.guest.blkfront import BlockFrontend
+from worker.devices.block.guest.disk import DiskSpec
 
 R = TypeVar("R", bound=Reply)
 

@@ -19,11 +19,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from shared.native.table import table
 from tests.fuzz.native_build import can
+from tests.root import ROOT
 from tests.sanitize.build import (
     FLAGS,
-    MODULES,
-    ROOT,
     BuildError,
     build_modules,
     build_threads,
@@ -36,31 +36,31 @@ SKIPPED: Final = 77
 DEADLINE: Final = 200
 """Seconds after which the tests count as hanging; they take about one minute on two CPUs."""
 UNIT: Final = (
-    "tests/unit/test_block_device.py",
-    "tests/unit/test_block_engine.py",
-    "tests/unit/test_block_grants.py",
-    "tests/unit/test_block_journal.py",
-    "tests/unit/test_block_journal_points.py",
-    "tests/unit/test_block_merge.py",
-    "tests/unit/test_block_requests.py",
-    "tests/unit/test_block_ring.py",
-    "tests/unit/test_embedded_evtchn.py",
-    "tests/unit/test_embedded_grants.py",
-    "tests/unit/test_embedded_protocol.py",
-    "tests/unit/test_guest_load.py",
-    "tests/unit/test_guest_ring.py",
-    "tests/unit/test_guest_verify.py",
-    "tests/unit/test_hypervisor_xen.py",
-    "tests/unit/test_ring.py",
+    "tests/unit/devices/block/test_device.py",
+    "tests/unit/devices/block/test_engine.py",
+    "tests/unit/devices/block/test_grants.py",
+    "tests/unit/devices/block/test_journal.py",
+    "tests/unit/devices/block/test_journal_points.py",
+    "tests/unit/devices/block/test_merge.py",
+    "tests/unit/devices/block/test_requests.py",
+    "tests/unit/devices/block/test_ring.py",
+    "tests/unit/embedded/test_evtchn.py",
+    "tests/unit/embedded/test_grants.py",
+    "tests/unit/embedded/test_protocol.py",
+    "tests/unit/devices/block/test_guest_load.py",
+    "tests/unit/devices/block/test_guest_ring.py",
+    "tests/unit/devices/block/test_guest_verify.py",
+    "tests/unit/shared/hypervisor/test_xen.py",
+    "tests/unit/shared/test_ring.py",
 )
 PROCESS: Final = (
-    "tests/process/test_embedded_channels.py",
-    "tests/process/test_embedded_grants.py",
-    "tests/process/test_worker_block.py",
+    "tests/process/embedded/test_channels.py",
+    "tests/process/embedded/test_grants.py",
+    "tests/process/devices/block/test_worker.py",
 )
 """Apart from the others, which leave threads: a fork beside one that allocates takes the lock of
 the sanitizer's allocator along for ever."""
-_OURS: Final = re.compile(r"^ +#[0-3] .*\b(?:shared|worker)/\S*\.(?:c|so)\b", re.M)
+_OURS: Final = re.compile(r"^ +#[0-3] .*\b(?:shared|worker|embedded)/\S*\.(?:c|so)\b", re.M)
 """A frame of our modules among the first of a stack."""
 
 
@@ -129,7 +129,7 @@ def address() -> int:
     for leak in leaks:
         print(leak)  # noqa: T201
     print(  # noqa: T201
-        f"sanitize: address, undefined: {len(MODULES)} modules, tests"
+        f"sanitize: address, undefined: {len(table())} modules, tests"
         f" {'FAILED' if status else 'passed'}, {len(errors)} errors, {len(leaks)} leaks"
     )
     return int(bool(status or errors or leaks))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,17 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-PACKAGES: Final = ("supervisor", "worker", "shared", "config", "tests", "scripts")
+from shared.native.table import table
+from tests.root import ROOT
+
+PACKAGES: Final = ("supervisor", "worker", "shared", "embedded", "config", "tests", "scripts")
 FILES: Final = ("pyproject.toml", "setup.py", "README.md", "Makefile")
-MODULES: Final = tuple(re.findall(r'"(\S+\.py):ffi"', (ROOT / "setup.py").read_text()))
-"""Their build scripts, as setup.py has them."""
 FLAGS: Final = (
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",
     "-fno-omit-frame-pointer",
     "-g",
 )
+
+
+THREADED: Final = (
+    "worker.devices.block.native._block",
+    "worker.devices.block.guest.native._front",
+)
+"""What the driver of tests/sanitize/native runs."""
 
 
 class BuildError(Exception):
@@ -49,11 +55,12 @@ def sanitized_environment(tree: Path) -> dict[str, str]:
 def build_modules(tree: Path) -> None:
     """All cffi modules, in place; raises BuildError."""
 
-    def build(script: str) -> None:
-        run([sys.executable, script], tree, sanitized_environment(tree))
+    def build(name: str) -> None:
+        words = [sys.executable, "-m", "shared.native.build", name]
+        run(words, tree, sanitized_environment(tree))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(build, MODULES))
+        list(pool.map(build, table()))
 
 
 def run(words: Sequence[str | Path], tree: Path, environment: dict[str, str]) -> None:
@@ -65,13 +72,11 @@ def run(words: Sequence[str | Path], tree: Path, environment: dict[str, str]) ->
 
 def build_threads(directory: Path) -> Path:
     """The driver of tests/sanitize/native under the thread sanitizer; raises BuildError."""
-    front = ROOT / "shared/embedded/guest/native"
     sources: list[Path] = [
         ROOT / "tests/sanitize/native/threads.c",
-        *sorted((ROOT / "worker/native").glob("blk_*.c")),
-        *sorted(path for path in front.glob("*.c") if path.stem[0] not in "_"),
+        *(ROOT / source for name in THREADED for source in table()[name].sources),
     ]
-    includes = [f"-I{ROOT / name}" for name in ("worker/native", "shared/native", "")]
+    includes = [f"-I{ROOT / folder}" for name in THREADED for folder in ("", table()[name].folder)]
     program = directory / "threads"
     # A fence orders no plain access for the sanitizer; all that stand beside one are atomic.
     flags = ["-fsanitize=thread", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-tsan"]
@@ -81,7 +86,6 @@ def build_threads(directory: Path) -> Path:
         "-pthread",
         "-D_GNU_SOURCE=",
         *includes,
-        f"-I{front}",
         *sources,
     ]
     run([*words, "-o", program], ROOT, dict(os.environ))

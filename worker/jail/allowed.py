@@ -58,7 +58,7 @@ pthread_create passes in glibc; musl adds CLONE_DETACHED, which Linux ignores.""
 _CLONE_DETACHED: Final = 0x400000
 
 _BEYOND_JOURNALS: Final = LONG & ~0x1FFFF
-"""Bits no length of a journal has: the longest is 65,728 bytes (worker/native/blk_journal.h)."""
+"""Bits no length of a journal has: the longest is 65,728 bytes (blk_journal.h)."""
 
 _PR_SET_NAME: Final = 15
 _PR_SET_VMA: Final = 0x53564D41

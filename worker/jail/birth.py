@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.worker_spec import HypervisorKind
-from worker.jail import native
-from worker.jail.native import Capability
+from worker.jail import kernel
+from worker.jail.kernel import Capability
 from worker.jail.step import LeftOutError
 
 NEEDED_UNTIL_ENTRY: Final = (
@@ -91,7 +91,7 @@ class CloseDescriptors:
 
 def _close(first: int, last: int) -> None:
     try:
-        native.close_range(first, last)
+        kernel.close_range(first, last)
     except OSError as error:
         if error.errno != errno.ENOSYS:  # Linux before 5.9
             raise
@@ -215,7 +215,7 @@ class NoNewPrivileges:
         return "no new privileges"
 
     def execute(self) -> None:
-        native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,20 +231,20 @@ class Namespace:
 
     def execute(self) -> None:
         try:
-            native.unshare(self.flag)
+            kernel.unshare(self.flag)
         except OSError as error:
-            if error.errno in native.UNKNOWN:
+            if error.errno in kernel.UNKNOWN:
                 raise LeftOutError("this kernel has no such namespaces") from None
             raise
-        if self.flag == native.CLONE_NEWNS:
+        if self.flag == kernel.CLONE_NEWNS:
             # What the host unmounts meanwhile goes here too; what is mounted here stays here.
-            native.mount("none", "/", flags=native.MS_REC | native.MS_SLAVE)
+            kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
 
 
 NAMESPACES: Final = (
-    Namespace(native.CLONE_NEWNS, "mounts", "mount namespace of its own"),
-    Namespace(native.CLONE_NEWIPC, "ipc", "IPC namespace of its own"),
-    Namespace(native.CLONE_NEWUTS, "uts", "UTS namespace of its own"),
+    Namespace(kernel.CLONE_NEWNS, "mounts", "mount namespace of its own"),
+    Namespace(kernel.CLONE_NEWIPC, "ipc", "IPC namespace of its own"),
+    Namespace(kernel.CLONE_NEWUTS, "uts", "UTS namespace of its own"),
 )
 
 
@@ -259,8 +259,8 @@ class DropCapabilities:
 
     def execute(self) -> None:
         # First the bounding set: what lets us is among what goes next.
-        native.drop_bounding_set()
+        kernel.drop_bounding_set()
         with contextlib.suppress(OSError):  # before Linux 4.3 there was no ambient set
-            native.prctl(native.PR_CAP_AMBIENT, native.PR_CAP_AMBIENT_CLEAR_ALL)
-        kept = native.capget().permitted & _NEEDED_MASK
-        native.capset(native.Capabilities(kept, kept, 0))
+            kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+        kept = kernel.capget().permitted & _NEEDED_MASK
+        kernel.capset(kernel.Capabilities(kept, kept, 0))

@@ -11,8 +11,8 @@ import functools
 import os
 from dataclasses import dataclass
 
-from worker.jail import native
-from worker.jail.native import Capability
+from worker.jail import kernel
+from worker.jail.kernel import Capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,6 @@ def look() -> Facts:
     """The facts of this process."""
     return Facts(
         root=os.geteuid() == 0,
-        capabilities=native.capget().effective,
-        landlock=native.landlock_abi(),
+        capabilities=kernel.capget().effective,
+        landlock=kernel.landlock_abi(),
     )

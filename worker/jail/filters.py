@@ -20,8 +20,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
+from shared.device_types import resolve
 from shared.errors import ConfigError
-from shared.handlers import resolve
 from shared.worker_spec import HypervisorKind
 from worker.jail.allowed import (
     COMMON,

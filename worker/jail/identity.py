@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from shared.errors import HostError
-from worker.jail import native
+from worker.jail import kernel
 
 
 def threads() -> list[int]:
@@ -46,7 +46,7 @@ class OwnUser:
         if os.getresuid() != own or os.getresgid() != own or os.getgroups():
             raise HostError(f"user id: {self.uid}: the kernel says {os.getresuid()}")
         for thread in self.threads():
-            if any(native.capget(thread)):
+            if any(kernel.capget(thread)):
                 raise HostError(f"capabilities: thread {thread}: there are some left")
 
 
@@ -60,4 +60,4 @@ class NotDumpable:
         return "not dumpable"
 
     def execute(self) -> None:
-        native.prctl(native.PR_SET_DUMPABLE, 0)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from worker.jail import native
+from worker.jail import kernel
 
 NETWORK_ABI: Final = 4
 SCOPES_ABI: Final = 6
@@ -47,7 +47,7 @@ class ForbidNetwork:
         return f"Landlock: no TCP{more}"
 
     def execute(self) -> None:
-        native.landlock(network=_TCP, scopes=_SCOPES if self.abi >= SCOPES_ABI else 0)
+        kernel.landlock(network=_TCP, scopes=_SCOPES if self.abi >= SCOPES_ABI else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +61,4 @@ class ForbidFiles:
         return "Landlock: no access to files for the serving thread and those it starts"
 
     def execute(self) -> None:
-        native.landlock(files=file_accesses(self.abi))
+        kernel.landlock(files=file_accesses(self.abi))

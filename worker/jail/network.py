@@ -14,7 +14,7 @@ import os
 import threading
 from dataclasses import dataclass
 
-from worker.jail import native
+from worker.jail import kernel
 from worker.jail.step import LeftOutError
 
 _prepared: int | None = None
@@ -37,7 +37,7 @@ def prepare() -> None:
 def _make() -> None:
     global _prepared
     with contextlib.suppress(OSError):
-        native.unshare(native.CLONE_NEWNET)
+        kernel.unshare(kernel.CLONE_NEWNET)
         own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
         _prepared = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -54,10 +54,10 @@ class EmptyNetwork:
     def execute(self) -> None:
         try:
             if _prepared is None:
-                native.unshare(native.CLONE_NEWNET)
+                kernel.unshare(kernel.CLONE_NEWNET)
             else:
-                native.setns(_prepared, native.CLONE_NEWNET)
+                kernel.setns(_prepared, kernel.CLONE_NEWNET)
         except OSError as error:
-            if error.errno in native.UNKNOWN:
+            if error.errno in kernel.UNKNOWN:
                 raise LeftOutError("this kernel has no such namespaces") from None
             raise

@@ -38,7 +38,7 @@ from worker.jail.callfilter import FilterCalls
 from worker.jail.facts import Facts
 from worker.jail.handles import LimitGrants, RestrictEventChannels
 from worker.jail.identity import NotDumpable, OwnUser
-from worker.jail.native import Capability
+from worker.jail.kernel import Capability
 from worker.jail.network import EmptyNetwork
 from worker.jail.root import EmptyRoot
 from worker.jail.step import NEEDS_ROOT, LeaveOut, Step

@@ -18,9 +18,9 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from worker.jail import native
+from worker.jail import kernel
 
-_STRICT: Final = native.MS_NOSUID | native.MS_NODEV | native.MS_NOEXEC
+_STRICT: Final = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _TMPFS: Final = "mode=0755,size=64k,nr_inodes=64"
 """It holds a few empty directories."""
 
@@ -38,14 +38,14 @@ class EmptyRoot:
     def execute(self) -> None:
         kept = os.open(self.keep, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            native.mount("none", self.keep, "tmpfs", _STRICT, _TMPFS)
+            kernel.mount("none", self.keep, "tmpfs", _STRICT, _TMPFS)
             inside = self._make_inside()
-            native.mount(f"/proc/self/fd/{kept}", inside, flags=native.MS_BIND)
+            kernel.mount(f"/proc/self/fd/{kept}", inside, flags=kernel.MS_BIND)
         finally:
             os.close(kept)
-        read_only = native.MS_REMOUNT | native.MS_BIND | native.MS_RDONLY | _STRICT
+        read_only = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | _STRICT
         for place in (inside, self.keep):
-            native.mount("none", place, flags=read_only)
+            kernel.mount("none", place, flags=read_only)
         os.chdir(self.keep)
         _pivot()
         os.chdir("/")
@@ -63,14 +63,14 @@ class EmptyRoot:
 def _pivot() -> None:
     """Make the working directory the root, and let go of the old one."""
     try:
-        native.pivot_root(".", ".")
+        kernel.pivot_root(".", ".")
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         # The root of an initramfs cannot be pivoted away from. What is covered cannot be reached
         # by who may neither mount nor chroot.
-        native.mount(".", "/", flags=native.MS_MOVE)
+        kernel.mount(".", "/", flags=kernel.MS_MOVE)
         os.chroot(".")
         return
     # Both are mounted at "/" now, the old one on top.
-    native.umount(".", native.MNT_DETACH)
+    kernel.umount(".", kernel.MNT_DETACH)

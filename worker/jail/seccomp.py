@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from shared.errors import HostError
 from worker.jail import rules
 from worker.jail.filters import seal_filter
-from worker.native._seccomp import ffi, lib
+from worker.jail.native._seccomp import ffi, lib
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ write 1 64
 writev 20 66
 """
 
-# What handlers of other distributions may ask for as well (shared.handlers.HandlerInfo).
+# What handlers of other distributions may ask for as well (shared.device_types.HandlerInfo).
 _ON_REQUEST: Final = """
 copy_file_range 326 285
 dup 32 23

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#include "../../native/hv_ops.h"
+#include "shared/native/hv_ops.h"
 
 /* Elements handed to the kernel in one call; a longer list takes several. */
 #define XEN_COPY_BATCH 512

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "../../native/hv_ops_over.h"
+#include "shared/native/hv_ops_over.h"
 
 int xen_gnttab_open(const struct xen_gnttab_calls *calls, struct xen_gnttab **out)
 {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Requests of the command line: whatever comes gets a reply that the command line can read.
 
-The real reading and dispatching (`supervisor.control`); only what an operation does is left out.
+The real reading and dispatching (`supervisor.operator.control`), without what an operation does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from shared import control as c
 from shared.errors import ConfigError
-from supervisor.control import Control
+from supervisor.operator.control import Control
 
 
 class _Operations:

@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from config.block import BlockOptions
 from shared.errors import GuestFault
 from shared.messages import Nodes
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import FakeHypervisor
-from worker.devices.block import BlockDevice
+from worker.devices.block.about import BlockOptions
+from worker.devices.block.backend import BlockDevice
 
 RING_PAGES = 16
 

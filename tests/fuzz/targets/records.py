@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from shared.device_id import DeviceId
-from supervisor.records import DIRECTORY, Records, ring_identity
+from supervisor.workers.records import DIRECTORY, Records, ring_identity
 
 _DEVICE = DeviceId("vbd", 3, 51712)
 _runtime = Path(tempfile.mkdtemp(prefix="xbf"))

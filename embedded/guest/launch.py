@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""Guests of an embedded hypervisor: made, found, changed and destroyed from outside.
+
+What a toolstack does, in its order: make the domain, write its nodes and its disks', start it,
+wait until it runs. A step that fails undoes those before it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from embedded import toolstack
+from embedded.guest.client import GuestClient
+from embedded.guest.control import DisksReply, socket_path
+from embedded.hypercalls import CreatedDomain, DomainInfo, Hypercalls
+from shared.errors import ConfigError, HostError
+from shared.hypervisor.interface import PAGE_SIZE
+from shared.xenstore.blocking import BlockingXenstore
+from worker.devices.block.guest.disk import DiskSpec, assign_names, device_number
+
+MEMORY_PAGES: Final = 16384
+"""64 MiB. Memory that is not touched costs nothing."""
+START_TIMEOUT: Final = 30.0
+"""Seconds until a guest's process must be ready; it takes a fraction of one when idle."""
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def open_xenstore(directory: Path) -> BlockingXenstore:
+    """A connection of the privileged domain; raises HostError if there is no xenstored."""
+    return BlockingXenstore(directory / "xenstored" / "socket")
+
+
+class GuestHandle:
+    """A guest by its name and domain id."""
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        domid: int,
+        process: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.name = name
+        self.domid = domid
+        self.process = process
+        """The guest's process, if it was started by us."""
+
+    def client(self) -> GuestClient:
+        """A new control connection; raises HostError if its process does not listen."""
+        return GuestClient(socket_path(self.directory, self.domid))
+
+    def attach(self, disks: Sequence[DiskSpec], timeout: float = 20.0) -> list[DiskSpec]:
+        """Attach disks while it runs, and wait until it has connected them.
+
+        Raises:
+            ConfigError: a name is taken.
+            HostError: not connected in time; the disks stay attached, as with xl.
+        """
+        with self.client() as client, closing(open_xenstore(self.directory)) as xs:
+            present = client.disks().disks
+            named = assign_names(disks, [disk.vdev for disk in present])
+            for disk in named:
+                toolstack.attach_disk(xs, self.domid, disk)
+            client.wait_connected(len(present) + len(named), timeout)
+        return named
+
+    def detach(self, disk: str, timeout: float = toolstack.CLOSE_TIMEOUT) -> bool:
+        """Detach a disk; False if its backend did not close in time (it is removed anyway)."""
+        devid = int(disk) if disk.isdigit() else device_number(disk)
+        with closing(open_xenstore(self.directory)) as xs:
+            return toolstack.detach_disk(xs, self.domid, devid, timeout)
+
+    def destroy(self, timeout: float = toolstack.CLOSE_TIMEOUT) -> None:
+        """Close its devices, remove its nodes, end it.
+
+        Raises:
+            HostError: hypervisor or xenstored is away.
+        """
+        with closing(open_xenstore(self.directory)) as xs:
+            toolstack.destroy_domain(xs, self.domid, timeout)
+        with suppress(HostError), self.client() as client:
+            client.shut_down(orderly=False)
+        with Hypercalls(self.directory) as hypercalls:
+            if any(one.domid == self.domid for one in hypercalls.list_domains()):
+                # A process that did not listen: the domain ends all the same.
+                with suppress(HostError):
+                    hypercalls.destroy_domain(self.domid)
+        socket_path(self.directory, self.domid).unlink(missing_ok=True)
+        self.reap()
+
+    def leave(self) -> None:
+        """Let its process live on by itself; whoever adopts it when we end sees to its end."""
+        if self.process is not None:
+            # What Popen needs to know so as not to complain about a child nobody waits for.
+            self.process.returncode = 0
+            self.process = None
+
+    def kill(self) -> None:
+        """End the process by SIGKILL, as a crash of the whole domain; only of one we started."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+        self.reap()
+
+    def reap(self, timeout: float = 10.0) -> None:
+        """Wait for the end of a process we started, killing it after `timeout` seconds."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def create_guest(
+    directory: Path,
+    name: str,
+    disks: Sequence[DiskSpec],
+    *,
+    memory_pages: int = MEMORY_PAGES,
+    timeout: float = 20.0,
+    protocol: str = "x86_64-abi",
+    wait: bool = True,
+) -> GuestHandle:
+    """Make a guest with its disks and wait until all are Connected.
+
+    Args:
+        directory: of the embedded hypervisor.
+        disks: those without a vdev get the next free one.
+        memory_pages: its memory, pages of 4 KiB.
+        timeout: seconds for all disks to become Connected.
+        protocol: request layout its frontends use.
+        wait: False returns when the process is ready, whatever the disks' states.
+
+    Raises:
+        ConfigError: name or disks are not possible.
+        HostError: no hypervisor, no xenstored, or not Connected in time. The guest is gone then.
+    """
+    named = assign_names(disks)
+    if any(one.name == name for one in list_guests(directory)):
+        raise ConfigError(f"create guest: {name}: there is one of this name already")
+    with Hypercalls(directory) as hypercalls:
+        domain = hypercalls.create_domain(name, memory_pages)
+    handle = GuestHandle(directory, name, domain.domid)
+    try:
+        with closing(open_xenstore(directory)) as xs:
+            toolstack.create_domain(xs, domain.domid, name, memory_pages * PAGE_SIZE // 1024)
+            for disk in named:
+                toolstack.attach_disk(xs, domain.domid, disk)
+        handle.process = _spawn(directory, name, domain, protocol)
+        if wait:
+            with handle.client() as client:
+                client.wait_connected(len(named), timeout)
+    except BaseException:
+        _undo(handle)
+        raise
+    finally:
+        # The process has its own; with ours open the domain would outlive it.
+        os.close(domain.lifeline)
+        os.close(domain.memory)
+    return handle
+
+
+def list_guests(directory: Path) -> list[DomainInfo]:
+    """All living domains but dom0; raises HostError if there is no hypervisor."""
+    if not (directory / "hypervisor").is_dir():
+        raise HostError(
+            f"guests: {directory}: no embedded hypervisor runs there "
+            "(xenbackd serve --embedded, or xenbackd embedded, starts one)"
+        )
+    with Hypercalls(directory) as hypercalls:
+        return hypercalls.list_domains()
+
+
+def find_guest(directory: Path, name: str) -> GuestHandle:
+    """A guest by its name or domain id; raises ConfigError if there is none."""
+    guests = list_guests(directory)
+    for guest in guests:
+        if guest.name == name:
+            return GuestHandle(directory, guest.name, guest.domid)
+    for guest in guests:
+        if str(guest.domid) == name:
+            return GuestHandle(directory, guest.name, guest.domid)
+    names = ", ".join(guest.name for guest in guests) or "none"
+    raise ConfigError(f"guest: {name}: there is no such guest (there are: {names})")
+
+
+def describe(directory: Path, guest: DomainInfo) -> DisksReply | None:
+    """What a guest says of itself; None if its process does not answer."""
+    try:
+        with GuestClient(socket_path(directory, guest.domid), timeout=2.0) as client:
+            return client.disks()
+    except HostError:
+        return None
+
+
+def _spawn(
+    directory: Path, name: str, domain: CreatedDomain, protocol: str
+) -> subprocess.Popen[bytes]:
+    (directory / "guests").mkdir(mode=0o700, exist_ok=True)
+    log = directory / "guests" / f"{domain.domid}.log"
+    ready, tell = os.pipe()
+    arguments = {
+        "--dir": str(directory.absolute()),
+        "--domid": str(domain.domid),
+        "--name": name,
+        "--lifeline": str(domain.lifeline),
+        "--memory": str(domain.memory),
+        "--ready-fd": str(tell),
+        "--protocol": protocol,
+    }
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "embedded.guest"]
+                + [f"{key}={value}" for key, value in arguments.items()],
+                env={**os.environ, "PYTHONPATH": path},
+                pass_fds=[domain.lifeline, domain.memory, tell],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        os.close(tell)
+        tell = -1
+        readable, _, _ = select.select([ready], [], [], START_TIMEOUT)
+        if readable and os.read(ready, 1):
+            return process
+    finally:
+        os.close(ready)
+        if tell >= 0:
+            os.close(tell)
+    process.kill()
+    process.wait()
+    said = log.read_text(errors="replace").strip().splitlines()
+    raise HostError(f"start guest: {name}: {said[-1] if said else 'not ready in time'}")
+
+
+def _undo(handle: GuestHandle) -> None:
+    """Take back a guest that did not come up."""
+    handle.kill()
+    with suppress(HostError), closing(open_xenstore(handle.directory)) as xs:
+        toolstack.destroy_domain(xs, handle.domid, timeout=2.0)
+    with suppress(HostError), Hypercalls(handle.directory) as hypercalls:
+        hypercalls.destroy_domain(handle.domid)
+    socket_path(handle.directory, handle.domid).unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""Nodes a worker gave to be published, until they stand in xenstore."""
+
+from __future__ import annotations
+
+from shared import messages as m
+from shared.device_id import DeviceId
+from shared.errors import HostError
+from shared.xenbus import XenbusState
+from supervisor.xenstore.publisher import Publisher
+
+
+class Outbox:
+    """`pending` goes out with the next state, `now` at once; a refused write loses neither."""
+
+    def __init__(self, device: DeviceId, frontend_path: str, publisher: Publisher) -> None:
+        self._device = device
+        self._frontend_path = frontend_path
+        self._publisher = publisher
+        self._pending: m.Nodes = {}
+        self._now: m.Nodes = {}
+        self._rewrite_state = False
+        self._refused: m.Nodes = {}
+        self._refused_rewrite = False
+        self.made_from: m.Nodes = {}
+        """The backend directory as the worker was given it for `init`."""
+
+    def __bool__(self) -> bool:
+        """Whether something is to be written at once."""
+        return bool(self._now) or self._rewrite_state
+
+    def give(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> None:
+        """Take nodes of the worker: for the next state (None), or for now."""
+        if rewrite_state is None:
+            self._pending |= nodes
+        else:
+            self._now |= nodes
+            self._rewrite_state |= rewrite_state
+
+    def clear(self) -> None:
+        """The worker that gave them is no more."""
+        self._pending.clear()
+        self._now.clear()
+        self._refused.clear()
+        self._rewrite_state = self._refused_rewrite = False
+
+    def hurry(self) -> None:
+        """No state will be written: what is pending goes out now, but for what stands there.
+
+        A successor mostly gives what its predecessor gave, and a thousand of them would keep
+        xenstored and its watchers busy with it while their guests wait.
+        """
+        self._now |= {
+            name: value
+            for name, value in self._pending.items()
+            if self.made_from.get(name) != value
+        }
+        self._pending.clear()
+
+    async def write_state(self, state: XenbusState, *, before: XenbusState, hotplug: bool) -> None:
+        """Write a state with what is pending; raises as the publisher does, keeping it."""
+        nodes = dict(self._pending)
+        await self._publisher.write_state(
+            self._device,
+            self._frontend_path,
+            state,
+            nodes,
+            before=before,
+            hotplug=hotplug,
+            made_from=self.made_from if before is XenbusState.INITIALISING else {},
+        )
+        for name, value in nodes.items():
+            if self._pending.get(name) == value:
+                del self._pending[name]
+
+    async def publish(self, state: XenbusState) -> None:
+        """Write what is for now; raises as the publisher does. Dropped unless Connected."""
+        nodes, self._now = self._now, {}
+        rewrite, self._rewrite_state = self._rewrite_state, False
+        if state is not XenbusState.CONNECTED:
+            return
+        try:
+            await self._publisher.write_nodes(
+                self._device, self._frontend_path, nodes, state=state if rewrite else None
+            )
+        except HostError:
+            self._refused |= nodes
+            self._refused_rewrite |= rewrite
+            raise
+
+    def retry(self) -> None:
+        """What was refused may work now; what was given since counts more."""
+        self._now = self._refused | self._now
+        self._rewrite_state |= self._refused_rewrite
+        self._refused, self._refused_rewrite = {}, False

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Whether a frontend's ring is the one that its adopted worker serves.
+
+No state tells: a frontend may have closed and connected again while there was no supervisor. Asked
+once for each adoption, as soon as the worker says that it serves.
+"""
+
+from __future__ import annotations
+
+from shared.errors import GuestFault
+from shared.lifecycle_types import WorkerPhase
+from supervisor.workers.records import ring_identity
+from supervisor.xenstore.snapshot import read_frontend
+from supervisor.xenstore.store import Store
+
+
+class RingCheck:
+    """Of one device. `due`: to be asked now."""
+
+    def __init__(self) -> None:
+        self._unknown = False
+        self.due = False
+
+    def begin(self) -> None:
+        """A worker was adopted."""
+        self._unknown = True
+
+    def look(self, phase: WorkerPhase) -> None:
+        """Something happened: it may have become due."""
+        self.due = self._unknown and phase is WorkerPhase.SERVING
+
+    async def is_another(self, store: Store, frontend_path: str, known: str) -> bool:
+        """Read the frontend's nodes and compare; if that fails, it is asked again.
+
+        A guest whose directory is out of bounds is left with what it has: it harms nobody else.
+
+        Raises:
+            XenstoreError: the nodes cannot be read.
+        """
+        self.due = False
+        try:
+            another = ring_identity(await read_frontend(store, frontend_path)) != known
+        except GuestFault:
+            another = False
+        self._unknown = False
+        return another

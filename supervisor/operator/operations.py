@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""What the requests of the command line do (`shared.control`)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, get_args
+
+from config.model import Level
+from shared import control as c
+from shared.errors import ConfigError
+from shared.lifecycle_types import Hold
+from shared.version import version
+from supervisor.device.device import Device
+from supervisor.device.registry import Registry
+from supervisor.operator.rolling import Rolling, choose
+from supervisor.operator.status import status_of
+from supervisor.workers.surroundings import Services
+from supervisor.xenstore.snapshot import read_backend, read_frontend
+
+DEVICE_EVENTS: Final = 20
+"""Events of one device that `show` gives."""
+
+VALUE_SHOWN: Final = 256
+"""Bytes of a node's value that are shown."""
+
+_LEVELS: Final = get_args(Level)
+
+
+class Operations:
+    """Answers from memory, except for the nodes that `show` reads."""
+
+    def __init__(
+        self,
+        services: Services,
+        registry: Registry[Device],
+        *,
+        reload: Callable[[], Awaitable[str]],
+        upgrade: Callable[[], Awaitable[str]],
+        upgrades: int,
+        xenstore_state: Callable[[], str],
+        resources: Callable[[], dict[str, int]],
+    ) -> None:
+        self._services = services
+        self._registry = registry
+        self._reload = reload
+        self._upgrade = upgrade
+        self._upgrades = upgrades
+        self._xenstore_state = xenstore_state
+        self._resources = resources
+        self._since = services.clock()
+
+    def status(self) -> c.StatusReply:
+        """All devices, in the order of their names."""
+        services = self._services
+        types = services.config.types
+        now = services.clock()
+        return c.StatusReply(
+            version=version(),
+            pid=services.supervisor_pid,
+            uptime=now - self._since,
+            xenstore=self._xenstore_state(),
+            hypervisor=services.hypervisor,
+            types={name: type_.handler for name, type_ in types.items() if type_.enabled},
+            devices=[status_of(d, now) for d in sorted(self._registry, key=lambda d: d.id)],
+            upgrades=self._upgrades,
+            resources={"descriptors": _descriptors(), **self._resources()},
+        )
+
+    async def show(self, request: c.Show) -> c.ShowReply:
+        """One device, its nodes and its last events; raises ConfigError, HostError."""
+        device = self._find(request)
+        store = self._services.store
+        backend = await read_backend(store, device.path)
+        untrusted_frontend = await read_frontend(store, device.frontend_path)
+        return c.ShowReply(
+            device=status_of(device, self._services.clock()),
+            backend_path=device.path,
+            frontend_path=device.frontend_path,
+            backend_nodes={name: _printable(value) for name, value in backend.items()},
+            frontend_nodes={
+                _printable(name.encode()): _printable(value)
+                for name, value in untrusted_frontend.items()
+            },
+            events=self._services.events.last(DEVICE_EVENTS, request.device),
+        )
+
+    def last_events(self, request: c.Events) -> c.EventsReply:
+        """Newest events, oldest first."""
+        return c.EventsReply(events=self._services.events.last(request.count))
+
+    def restart(self, request: c.Restart) -> c.Done:
+        """Replace a worker; raises ConfigError, also for a device in quarantine."""
+        device = self._find(request)
+        if device.lifecycle.hold is Hold.QUARANTINED:
+            # Whoever replaces workers by the dozen must not let out what was locked away.
+            text = "in quarantine, which only `xenbackd clear` ends"
+            raise ConfigError(f"restart: {device.id}: {text}")
+        self._services.events.add("restart", str(device.id), "asked for by the operator")
+        device.replace_worker()
+        return c.Done(text=f"{device.id}: worker is replaced")
+
+    def clear(self, request: c.Clear) -> c.Done:
+        """End what holds a device back and forget its failures; raises ConfigError."""
+        device = self._find(request)
+        hold, failures = device.lifecycle.hold, device.link.policy.failures
+        self._services.events.add("clear", str(device.id), "asked for by the operator")
+        device.release()
+        ended = f"{hold.value} ended, " if hold is not Hold.NONE else ""
+        return c.Done(text=f"{device.id}: {ended}{failures} failures forgotten")
+
+    async def restart_rolling(self, request: c.RestartRolling) -> c.Done:
+        """Replace workers one after the other; raises ConfigError, HostError."""
+        devices = choose(self._registry, request.targets)
+        rolling = Rolling(devices, self._services.events, request.parallel)
+        return c.Done(text=await rolling.run())
+
+    async def upgrade(self) -> c.Done:
+        """Replace the supervisor; raises ConfigError, HostError."""
+        return c.Done(text=await self._upgrade())
+
+    async def reload(self) -> c.Done:
+        """Apply the configuration file; raises ConfigError, HostError."""
+        return c.Done(text=await self._reload())
+
+    def log_level(self, request: c.LogLevel) -> c.Done:
+        """Change a device's log level; raises ConfigError."""
+        device = self._find(request)
+        if request.level not in _LEVELS:
+            raise ConfigError(f"log level: {request.level!r}: one of {', '.join(_LEVELS)}")
+        device.set_log_level(request.level)
+        return c.Done(text=f"{device.id}: log level {request.level}")
+
+    def _find(self, request: c.Show | c.Restart | c.Clear | c.LogLevel) -> Device:
+        name = c.device_of(request)
+        device = self._registry.get(name)
+        if device is None:
+            raise ConfigError(f"device: {name}: there is none of that name")
+        return device
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def _printable(untrusted_value: bytes) -> str:
+    """A value as text that is safe on a terminal."""
+    text = untrusted_value[:VALUE_SHOWN].decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""How well a living worker does: late with its beats, slow or stalled with its guest's requests.
+
+Nothing here ends a worker: `supervisor.workers.watchdog` does that for missing beats, and slow storage is
+no fault of the worker's. Each change is said once, so an operator who reads the events knows when
+it began and when it was over.
+
+Progress is judged by the counters of the beats: `in_flight` requests are pending, and the sum of
+all counters whose name ends in `_req` is what was finished. A type that has neither is never
+judged. A worker can be taken over, so these are only numbers to compare, bounded by
+`shared.messages`, and all they can do is to make its own device look well or ill.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from config.model import DeviceTimeouts
+
+
+class Progress(enum.Enum):
+    """How the requests go."""
+
+    FINE = ""
+    SLOW = "slow"
+    STALLED = "stalled"
+
+
+class Health:
+    """One device's. `tell(kind, text)` is called for each change; times as the loop's clock."""
+
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        self._tell = tell
+        self._late_since: float | None = None
+        self._progress = Progress.FINE
+        self._finished = 0
+        self._pending = 0
+        self._since = 0.0
+        """When a request was last seen to be finished, or none to be pending."""
+
+    @property
+    def word(self) -> str:
+        """For `status`: "late", "stalled", "slow" or ""."""
+        return "late" if self._late_since is not None else self._progress.value
+
+    def forget(self) -> None:
+        """Another worker, another life: nothing is said of the end of the last one's."""
+        self._late_since = None
+        self._progress = Progress.FINE
+        self._finished = self._pending = 0
+
+    def late(self, now: float, last_seen: float) -> None:
+        """No beat since `last_seen`; may be said more than once."""
+        if self._late_since is None:
+            self._late_since = last_seen
+            self._tell("late", f"no beat for {now - last_seen:.0f} s")
+
+    def heard(self, now: float) -> None:
+        """Any message came."""
+        if self._late_since is not None:
+            silent, self._late_since = now - self._late_since, None
+            self._tell("late", f"beats again after {silent:.0f} s")
+
+    def beat(self, counters: dict[str, int], now: float, timeouts: DeviceTimeouts) -> None:
+        """A beat came: look whether requests were finished since the last one."""
+        finished = sum(value for name, value in counters.items() if name.endswith("_req"))
+        pending_before, self._pending = self._pending, counters.get("in_flight", 0)
+        # What became pending since the last beat did so at some moment since: from now on counts.
+        if finished != self._finished or not self._pending or not pending_before:
+            self._finished, waited, self._since = finished, now - self._since, now
+            if self._progress is not Progress.FINE:
+                self._progress = Progress.FINE
+                self._tell("progress", f"requests are finished again after {waited:.0f} s")
+            return
+        waited = now - self._since
+        if waited >= timeouts.progress_stalled:
+            self._worse(Progress.STALLED, waited)
+        elif waited >= timeouts.progress_warn:
+            self._worse(Progress.SLOW, waited)
+
+    def _worse(self, now: Progress, waited: float) -> None:
+        if self._progress is not now:
+            self._progress = now
+            self._tell(
+                "progress",
+                f"{now.value}: {self._pending} requests pending, none finished for {waited:.0f} s",
+            )

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""The files that are handed out with the configuration: default file, schema, systemd unit."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from config import schema
+from config.loader import load, loads
+from config.model import Config, RestartConfig
+from supervisor.workers.confinement.cgroups import CONTROLLERS, UNIT
+from worker.devices.block.about import BlockOptions
+
+FOLDER = Path(schema.__file__).parent
+DEFAULT_FILE = FOLDER / "xenbackd.yaml"
+
+
+def uncommented() -> str:
+    """The default file with every commented-out setting in force."""
+    return re.sub(r"(?m)^( *)#([a-z_]+:)", r"\1\2", DEFAULT_FILE.read_text())
+
+
+def test_default_file_loads() -> None:
+    """The file as it is handed out is valid and changes nothing but the types."""
+    config = load(DEFAULT_FILE)
+
+    assert msgspec.structs.replace(config, types={}) == Config()
+    assert [(name, one.enabled) for name, one in config.types.items()] == [
+        ("vbd", True),
+        ("vbd3", True),
+        ("qdisk", False),
+    ]
+
+
+def test_default_file_comments_show_the_real_defaults() -> None:
+    """Every commented-out value equals the model's default."""
+    config = loads(uncommented(), "x.yaml")
+    vbd = config.types["vbd"]
+
+    assert msgspec.structs.replace(config, types={}) == Config()
+    assert (vbd.enabled, vbd.log_level, vbd.restart) == (True, None, None)
+    assert BlockOptions() == msgspec.convert(vbd.options, BlockOptions)
+
+
+def leaves(model: type[msgspec.Struct], path: str = "") -> set[str]:
+    """Key paths of all settings of a model."""
+    found = set()
+    for field in msgspec.structs.fields(model):
+        below = f"{path}{field.encode_name}"
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            found |= leaves(field.type, f"{below}.")
+        else:
+            found.add(below)
+    return found
+
+
+def written(value: Any, path: str = "") -> set[str]:
+    """Key paths of all values in plain data."""
+    if not isinstance(value, dict):
+        return {path.removesuffix(".")}
+    found = set()
+    for key, below in value.items():
+        found |= written(below, f"{path}{key}.")
+    return found
+
+
+def test_default_file_shows_every_key() -> None:
+    """No setting of the model is left unmentioned."""
+    from config.nodes import compose
+
+    plain = compose(uncommented(), "x.yaml").plain()
+    expected = leaves(Config) - {"types"}
+    expected |= leaves(BlockOptions, "types.vbd.options.")
+    expected |= {f"types.vbd.{key}" for key in ("handler", "enabled", "log_level", "restart")}
+
+    assert set() == expected - written(plain)
+
+
+def test_schema_file_is_current() -> None:
+    """The checked-in schema is what the model gives (else run python -m config.schema)."""
+    assert schema.render() == schema.SCHEMA_FILE.read_text()
+
+
+def test_schema_knows_the_options_of_the_handlers() -> None:
+    """A type with the handler block is held against the block options."""
+    rules = schema.schema()["$defs"]["TypeConfig"]["allOf"]
+
+    assert [rule["if"]["properties"]["handler"] for rule in rules] == [{"const": "block"}]
+    assert "BlockOptions" in str(rules[0]["then"])
+    assert "poll_us" in schema.schema()["$defs"]["BlockOptions"]["properties"]
+
+
+def test_schema_refuses_unknown_keys_in_every_section() -> None:
+    """Each definition is closed, as the loader is."""
+    definitions = schema.schema()["$defs"]
+
+    assert {False} == {one["additionalProperties"] for one in definitions.values()}
+
+
+def unit(name: str = "xenbackd.service") -> configparser.ConfigParser:
+    """A systemd unit."""
+    # strict=True refuses a directive that stands twice by mistake.
+    parser = configparser.ConfigParser(strict=True, interpolation=None, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(FOLDER / name)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("Type", "notify"),
+        ("KillMode", "process"),
+        ("RuntimeDirectoryPreserve", "yes"),
+        ("RestartPreventExitStatus", "78"),
+        ("OOMPolicy", "continue"),
+    ],
+)
+def test_service_has_what_a_supervisor_of_workers_needs(key: str, expected: str) -> None:
+    """Workers are stopped by their supervisor, outlive its crash, and its exit codes are known."""
+    assert expected == unit()["Service"][key]
+
+
+def test_service_leaves_the_jail_what_it_needs() -> None:
+    """Namespaces and capabilities of the steps in worker/jail, images and devices anywhere."""
+    service = unit()["Service"]
+
+    assert set(service["RestrictNamespaces"].split()) == {"mnt", "net", "ipc", "uts"}
+    assert {"CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"} <= set(
+        service["CapabilityBoundingSet"].replace("\\", " ").split()
+    )
+    assert "@mount" not in service["SystemCallFilter"]
+    assert "@privileged" not in service["SystemCallFilter"]
+    for key in ("PrivateDevices", "ProtectHome", "PrivateTmp", "ProtectControlGroups"):
+        assert key not in service
+
+
+def test_service_of_control_groups_is_what_the_supervisor_looks_for() -> None:
+    """Its name, that it is given away, and nothing that bounds the group workers are in."""
+    workers = unit(UNIT)["Service"]
+
+    assert UNIT in unit()["Unit"]["Wants"]
+    assert unit(UNIT)["Unit"]["Before"] == "xenbackd.service"
+    assert set(workers["Delegate"].split()) == set(CONTROLLERS)
+    assert (workers["KillMode"], workers["OOMPolicy"]) == ("process", "continue")
+    assert "Delegate" not in unit()["Service"]
+    for key in ("PrivateDevices", "DeviceAllow", "DevicePolicy", "MemoryMax", "DynamicUser"):
+        assert key not in workers
+
+
+def test_service_waits_longer_than_the_supervisor_takes_to_stop() -> None:
+    """TimeoutStopSec leaves room for timeouts.stop."""
+    assert float(unit()["Service"]["TimeoutStopSec"]) > Config().timeouts.stop
+
+
+def test_service_commands_are_of_the_command_line() -> None:
+    """ExecStart and ExecReload are understood by our own parser."""
+    from supervisor.cli.main import build_parser, command_in
+
+    for key in ("ExecStart", "ExecReload"):
+        words = unit()["Service"][key].split()[1:]
+        assert build_parser(command_in(words)).parse_args(words).config is not None
+
+
+def test_service_directories_agree_with_the_model() -> None:
+    """systemd makes the runtime directory of the default configuration."""
+    assert Config().runtime_dir == f"/run/{unit()['Service']['RuntimeDirectory']}"
+
+
+def test_restart_defaults_are_the_documented_policy() -> None:
+    """At once, then 0.5 s doubling to 60 s, 20 % jitter, quarantine after 5 in 300 s."""
+    policy = RestartConfig()
+
+    assert (policy.initial, policy.factor, policy.max, policy.jitter) == (0.5, 2.0, 60.0, 0.2)
+    assert (policy.quarantine_failures, policy.quarantine_window) == (5, 300.0)
