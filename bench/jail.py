@@ -72,7 +72,7 @@ class Starts:
         self._directory = directory
         self._image = directory / "disk.img"
         self._image.write_bytes(bytes(MIB))
-        self._server = ForkServer(PRELOAD, directory / "forks")
+        self._server = ForkServer(PRELOAD, directory / "forks", ("block",))
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.bind(f"ipc://{directory}/workers.sock")

@@ -19,7 +19,7 @@ class Problem:
     line: int
     """Counted from 1; 0 when it is the file as a whole."""
     key: str
-    """Dotted path of the key, for instance `types.vbd.options.poll_us`; "" for the file."""
+    """Dotted path of the key, for instance `limits.parallel_starts`; "" for the file."""
     text: str
     """What is wrong and what is allowed."""
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import msgspec
 
-from config.check import Found, check, join
+from config.check import Found, check, join, suggest
 from config.errors import ConfigFileError, Problem
-from config.handlers import HandlerError, options_type
 from config.model import Config
 from config.nodes import SIZE_MAX, Node, compose
 from config.rules import broken_rules
+from shared.device_types import UnknownTypeError, installed, resolve
 
 TYPE_PATTERN = "[a-z0-9][a-z0-9_]{0,31}"
 """A device type is a directory name below backend/ and part of a device's printed name."""
@@ -98,9 +98,13 @@ def _check_types(root: Node, found: Found) -> None:
         handler = _child(node, "handler")
         if handler is None or not isinstance(handler.value, str):
             continue  # the walk has named it
+        if handler.value not in (known := installed()):
+            text = f"unknown handler {handler.value!r}; {suggest(handler.value, known)}"
+            found.append((handler.line, join(path, "handler"), text))
+            continue
         try:
-            model = options_type(handler.value)
-        except HandlerError as error:
+            model = resolve(handler.value).options
+        except UnknownTypeError as error:
             found.append((handler.line, join(path, "handler"), str(error)))
             continue
         options = _child(node, "options")

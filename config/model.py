@@ -7,7 +7,7 @@ says otherwise.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -68,11 +68,6 @@ class LimitsConfig(_Section, frozen=True):
     """... after so many at once."""
 
 
-DRAIN: Final = {"block": 30.0}
-DRAIN_OTHERS: Final = 10.0
-"""`drain` where the file does not say it, by handler: a disk has writes to finish."""
-
-
 class DeviceTimeouts(_Section, frozen=True):
     """The times that matter to one device."""
 
@@ -81,7 +76,7 @@ class DeviceTimeouts(_Section, frozen=True):
     hook: Seconds = 10.0
     """Answer to init, initialise and disconnect."""
     drain: Seconds | None = None
-    """Orderly stop of one worker before it is killed; None: by handler, see `drain_of`."""
+    """Orderly stop of one worker before it is killed; None: as the device type says."""
     beat: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
     """Seconds between two beats of a worker's ring loop."""
     beat_late: Seconds = 3.0
@@ -126,7 +121,7 @@ class TypeConfig(_Section, frozen=True):
     """One device type: the name of its directory below backend/ is the key in the file."""
 
     handler: str
-    """Name of the entry point in the group xenbackd.devices, for instance block."""
+    """Name of a device type: of an entry point in the group xenbackd.devices."""
     enabled: bool = True
     log_level: Level | None = None
     restart: RestartConfig | None = None
@@ -157,6 +152,6 @@ class Config(_Section, frozen=True):
     types: dict[str, TypeConfig] = {}
 
 
-def drain_of(timeouts: DeviceTimeouts, handler: str) -> float:
-    """Seconds a worker of this handler has for its orderly end."""
-    return DRAIN.get(handler, DRAIN_OTHERS) if timeouts.drain is None else timeouts.drain
+def drain_of(timeouts: DeviceTimeouts, otherwise: float) -> float:
+    """Seconds a worker has for its orderly end; `otherwise` is what its device type says."""
+    return otherwise if timeouts.drain is None else timeouts.drain

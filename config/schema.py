@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from config.handlers import OWN_HANDLERS
 from config.loader import TYPE_PATTERN
 from config.model import Config
+from shared.device_types import own_types
 
 SCHEMA_FILE: Final = Path(__file__).with_name("xenbackd.schema.json")
 
@@ -25,12 +25,13 @@ _REF: Final = "#/$defs/{name}"
 
 def schema() -> dict[str, Any]:
     """The schema as plain data (JSON Schema draft 2020-12)."""
-    models = [Config, *OWN_HANDLERS.values()]
+    types = own_types()
+    models = [Config, *(one.options for one in types)]
     refs, components = msgspec.json.schema_components(models, ref_template=_REF)
     definitions: dict[str, Any] = dict(components)
     for definition in definitions.values():
         _let_sections_be_empty(definition)
-    _add_types(definitions, dict(zip(OWN_HANDLERS, refs[1:], strict=True)))
+    _add_types(definitions, dict(zip((one.name for one in types), refs[1:], strict=True)))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "xenbackd configuration",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from shared.device_id import DeviceId
+from shared.device_types import Counter
 
 CONTROL_SOCKET = "control.sock"
 EVENTS_SOCKET = "events.sock"
@@ -131,6 +132,8 @@ class StatusReply(Reply, frozen=True):
     types: dict[str, str]
     """Enabled type to its handler."""
     devices: list[DeviceStatus]
+    counters: dict[str, tuple[Counter, ...]] = {}
+    """What the counters of an enabled type's devices mean."""
     upgrades: int = 0
     """How often the supervisor has been replaced in place."""
     resources: dict[str, int] = {}
@@ -144,6 +147,8 @@ class ShowReply(Reply, frozen=True):
     backend_nodes: dict[str, str]
     frontend_nodes: dict[str, str]
     events: list[Event]
+    counters: tuple[Counter, ...] = ()
+    """What the device's counters mean."""
 
 
 class EventsReply(Reply, frozen=True):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The name of a device: type, frontend domain and device number.
 
-`str()` and `DeviceId.parse()` are inverse. The printed form `vbd/3/51712` is the one used in logs,
+`str()` and `DeviceId.parse()` are inverse. The printed form `type/3/51712` is the one used in logs,
 on the command line, in metrics, file names and process titles.
 """
 
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class DeviceId(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """`DeviceId("vbd", 3, 51712)` prints as `vbd/3/51712`."""
+    """`DeviceId("type", 3, 51712)` prints as `type/3/51712`."""
 
     type: str
     domid: int
@@ -49,5 +49,5 @@ class DeviceId(msgspec.Struct, frozen=True, order=True, array_like=True):
         ):
             return cls(parts[0], int(parts[1]), int(parts[2]))
         raise ConfigError(
-            f"device name: {text!r}: expected TYPE/DOMID/DEVID, for instance vbd/3/51712"
+            f"device name: {text!r}: expected TYPE/DOMID/DEVID, as `xenbackd status` prints it"
         )

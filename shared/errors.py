@@ -45,7 +45,7 @@ class GuestFault(BlamedError):
 
 
 class ConfigError(BlamedError):
-    """The operator must act: configuration, `params` of a device, missing image, permissions.
+    """The operator must act: configuration, a device's nodes, a file that is missing, permissions.
 
     Exit code 78 (EX_CONFIG). Not retried until what it complains about has changed.
     """
@@ -56,7 +56,7 @@ class ConfigError(BlamedError):
 
 
 class HostError(BlamedError):
-    """The host failed us: disk, network, memory, a daemon that is away. Retried with back-off.
+    """The host failed us: storage, network, memory, a daemon that is away. Retried with back-off.
 
     Exit code 75 (EX_TEMPFAIL).
     """

@@ -26,6 +26,9 @@ from multiprocess import forkserver
 PRELOAD: Final = "shared.forkserver"
 """Module that the fork server has to import."""
 
+TYPES_VARIABLE: Final = "XENBACKD_DEVICE_TYPES"
+"""Environment variable of the fork server: names of the device types to load before it forks."""
+
 KEPT_VARIABLES: Final = frozenset({"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"})
 """Environment variables a worker keeps, besides those whose name starts with PYTHON."""
 
@@ -55,7 +58,7 @@ def begin(
 ) -> int:
     """The child's whole life: read the request from `pipe`, carry it out, say the exit status.
 
-    `given` are two pipes of multiprocess's, then what `supervisor.workers.forking.Launch` handed over. Who
+    `given` are two pipes of multiprocess's, then what the supervisor handed over. A worker that
     could write to the two would end the fork server, or have the resource tracker unlink, as root,
     what it is told to; they are closed, as are `unused` ones of the fork server's. Its handlers of
     signals stay: an interactive ^C goes to the whole foreground group and is ignored, for workers

@@ -18,7 +18,7 @@ from shared.lifecycle_types import WorkerPhase as W
 from shared.xenbus import XenbusState as X
 
 _LIVE: Final = frozenset({X.CONNECTED, X.CLOSING})
-"""States in which a ring may be in use; a mounted disk needs it in Closing too."""
+"""States in which a ring may be in use; a device in use needs it in Closing too."""
 _OPEN: Final = frozenset({X.INITIALISING, X.INIT_WAIT, X.CONNECTED})
 _FRONTEND_READY: Final = frozenset({X.INITIALISED, X.CONNECTED})
 _FRONTEND_ABSENT: Final = frozenset({X.UNKNOWN, X.INVALID})

@@ -16,7 +16,7 @@ SNAPSHOT_NODES_MAX: Final = 512
 """Nodes of one directory handed to a worker; a guest that makes more is at fault."""
 
 PUBLISHED_NODES_MAX: Final = 64
-"""Nodes one worker may have in its backend directory; a disk has about fifteen."""
+"""Nodes one worker may have in its backend directory; a device of most types has about fifteen."""
 
 SNAPSHOT_BYTES_MAX: Final = 96 * 1024
 """Bytes of names and values in one directory handed to a worker: two of them, with what encoding

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Log lines on stderr, each with the name of the device it is about (S25).
 
-A line is text (`2026-01-31 12:00:00.000 WARNING vbd/3/51712: ring: …`) or one JSON object. The
+A line is text (`2026-01-31 12:00:00.000 WARNING type/3/51712: ring: …`) or one JSON object. The
 level is one per device and can change at run time. What a guest can trigger at will goes through
 `DeviceLogger.guest`, which is bounded in rate and says how much it left out.
 
@@ -66,7 +66,7 @@ class GuestLimit(logging.Filter):
 
 
 class DeviceLogger(logging.LoggerAdapter[logging.Logger]):
-    """`log.info("…")` prints `INFO vbd/3/51712: …`."""
+    """`log.info("…")` prints `INFO type/3/51712: …`."""
 
     def __init__(self, device: DeviceId, level: str = "info") -> None:
         super().__init__(_devices, {"device": str(device)})

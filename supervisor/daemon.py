@@ -180,6 +180,7 @@ class Supervisor:
             parallel=config.limits.parallel_starts,
             entry_point=self._entry_point,
             preload=self._preload,
+            device_types=sorted({one.handler for one in config.types.values() if one.enabled}),
             locks=records,
             directory=self._directory / "fork",
         )

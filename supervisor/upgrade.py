@@ -78,14 +78,14 @@ def rehearse(config: Config) -> None:
     """Load all that `serve` and its workers load, and nothing more; for `serve --check`.
 
     Raises:
-        ConfigError: a handler is not installed, or workers would be root without a jail.
+        ConfigError: a device type is not installed, or workers would be root without a jail.
         ImportError: the installation is not complete.
     """
     for module in ("supervisor.serve", *PRELOAD):
         importlib.import_module(module)
     for type_ in config.types.values():
         if type_.enabled:
-            resolve(type_.handler)
+            importlib.import_module(resolve(type_.handler).backend_module)
     check_unjailed(config)
 
 

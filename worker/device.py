@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The base of all device types: the hooks (S24) and what every type does the same way.
 
-A type is a subclass named by an entry point in the group `xenbackd.devices`. Its hooks are called
-by the worker's session, one at a time, in the order of a device's life:
+A type's manifest (`shared.device_types`) names a subclass. Its hooks are called by the worker's
+session, one at a time, in the order of a device's life:
 
     alloc, then any number of (init, initialise, connected…, disconnect), then free
 
@@ -19,9 +19,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import msgspec
+from typing import Any
 
 from shared.device_id import DeviceId
 from shared.errors import BackendBug
@@ -30,17 +28,13 @@ from shared.logs import DeviceLogger
 from shared.messages import Nodes
 
 
-class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of a type that has none."""
-
-
 @dataclass(frozen=True, slots=True)
 class DeviceContext:
     """What a device is given at its birth."""
 
     device: DeviceId
     options: Any
-    """An instance of the type's `options_type`."""
+    """An instance of the manifest's `options`."""
     handles: Handles
     log: DeviceLogger
     publish: Callable[[Nodes, bool], None]
@@ -58,12 +52,6 @@ class RenewalError(Exception):
 
 class Device:
     """One device; subclasses implement the hooks they need."""
-
-    needs_grants: ClassVar[bool] = True
-    """Open a grant-table handle too (S6)."""
-    ignore_frontend_state: ClassVar[bool] = False
-    """`initialise` does not wait for the frontend to be Initialised or Connected (S13)."""
-    options_type: ClassVar[type[msgspec.Struct]] = NoOptions
 
     def __init__(self, context: DeviceContext) -> None:
         self.device = context.device

@@ -13,6 +13,7 @@ opened the device, and a ZeroMQ context does not survive a fork.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from contextlib import closing
 
@@ -21,6 +22,7 @@ from multiprocess import forkserver
 from setproctitle import setproctitle
 
 from shared import logs, scheduling
+from shared.device_types import DeviceType, resolve
 from shared.errors import BackendBug, BlamedError, ConfigError
 from shared.hypervisor.interface import Handles
 from shared.hypervisor.select import open_hypervisor
@@ -29,7 +31,6 @@ from shared.messages import TEXT_MAX, Failed, Hello, Nodes
 from shared.worker_spec import WorkerSpec
 from worker.bus import Bus
 from worker.device import Device, DeviceContext
-from worker.handlers import load
 from worker.jail.jail import Jail
 from worker.journal import open_journal
 from worker.session import Session
@@ -56,9 +57,10 @@ def run(spec: bytes) -> None:
 
 def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
     try:
-        handler = load(spec.handler)
-        options = _options(spec, handler)
-        jail = _be_born(spec, handler, options)
+        type_ = resolve(spec.handler)
+        device_class = load(type_)
+        options = _options(spec, type_)
+        jail = _be_born(spec, type_, device_class, options)
     except BlamedError as error:
         with closing(Bus(spec)) as bus:
             _not_alive(bus, error)
@@ -68,21 +70,40 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
             # Whatever comes after it, only one worker of the device does.
             journal = open_journal(spec.journal, spec.device) if spec.journal else -1
             hypervisor = open_hypervisor(spec.hypervisor, spec.embedded_dir, spec.backend_domid)
-            handles = hypervisor.open_handles(grants=handler.needs_grants)
+            handles = hypervisor.open_handles(grants=type_.needs_grants)
         except BlamedError as error:
             _not_alive(bus, error)
             raise
         with closing(handles):
-            live(spec, log, bus, handler, options, handles, journal, jail)
+            live(spec, log, bus, device_class, options, handles, journal, jail)
 
 
-def _be_born(spec: WorkerSpec, handler: type[Device], options: msgspec.Struct) -> Jail | None:
+def load(type_: DeviceType) -> type[Device]:
+    """Import a type's class.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no `Device`.
+    """
+    module, _, attribute = type_.backend.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        # Code of somebody else's may raise anything at import; to the operator it is one thing.
+        raise ConfigError(f"device type {type_.name!r}: {type_.backend}: {error!r}") from error
+    if not (isinstance(found, type) and issubclass(found, Device)):
+        raise ConfigError(f"device type {type_.name!r}: {type_.backend}: no worker.device.Device")
+    return found
+
+
+def _be_born(
+    spec: WorkerSpec, type_: DeviceType, device_class: type[Device], options: msgspec.Struct
+) -> Jail | None:
     """The jail's first half; None without a jail."""
     if spec.jail is None:
         return None
     # The supervisor's lock on the device; without the fork server there is none.
     descriptors = tuple(forkserver.get_inherited_fds() or ())
-    max_grants = handler.max_grants(options) if handler.needs_grants else 0
+    max_grants = device_class.max_grants(options) if type_.needs_grants else 0
     jail = Jail(spec, spec.jail, max_grants=max_grants, descriptors=descriptors)
     jail.birth()
     return jail
@@ -96,7 +117,7 @@ def live(
     spec: WorkerSpec,
     log: DeviceLogger,
     bus: Bus,
-    handler: type[Device],
+    device_class: type[Device],
     options: msgspec.Struct,
     handles: Handles,
     journal: int = -1,
@@ -108,7 +129,7 @@ def live(
         session.publish(nodes, rewrite_state)  # it exists by the time a hook can ask
 
     context = DeviceContext(spec.device, options, handles, log, publish, spec.drain, journal)
-    device = handler(context)
+    device = device_class(context)
     session = Session(spec, device, bus, jail)
     try:
         if jail is not None:
@@ -124,8 +145,8 @@ def live(
         device.free()
 
 
-def _options(spec: WorkerSpec, handler: type[Device]) -> msgspec.Struct:
+def _options(spec: WorkerSpec, type_: DeviceType) -> msgspec.Struct:
     try:
-        return msgspec.convert(spec.options, handler.options_type)
+        return msgspec.convert(spec.options, type_.options)
     except msgspec.ValidationError as error:
         raise ConfigError(f"options: {spec.device}: {error}") from error

@@ -23,8 +23,11 @@ import codecs
 import contextlib
 import gc
 import logging
+import os
 import time
 import traceback
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 from setproctitle import setproctitle
@@ -33,28 +36,28 @@ import worker.main
 import worker.trace
 from shared import forked, logs
 from shared.device_id import DeviceId
+from shared.device_types import resolve
 from shared.errors import ConfigError
 from shared.hypervisor import select
 from shared.messages import Beat, Hello, Init, Jailed, Stop, decode_to_worker, encode
 from shared.worker_spec import JailSpec, WorkerSpec
-from worker.devices.block.about import BlockOptions
-from worker.devices.block.backend import BlockDevice
 from worker.devices.block.native._block import lib
-from worker.handlers import load
 from worker.jail import allowed, filters, network
 from worker.jail.jail import Jail
 
 __all__ = ["worker"]
 
+_log: Final = logging.getLogger("xenbackd.preload")
+
 
 def warm_up() -> None:
     """Use once what keeps something for the next use."""
-    device = DeviceId("vbd", 1, 51712)
+    device = DeviceId("any", 1, 0)
     spec = WorkerSpec(
         device=device,
         generation=1,
         backend_domid=0,
-        handler="block",
+        handler="",
         options={},
         endpoint="/",
         hypervisor="embedded",
@@ -62,12 +65,11 @@ def warm_up() -> None:
         supervisor_pid=1,
     )
     WorkerSpec.decode(spec.encode())
-    msgspec.convert({}, BlockOptions)
     encode(Hello(device=device, generation=1, seq=0))
-    encode(Beat(device=device, generation=1, seq=1, counters={"rd_req": 1}))
+    encode(Beat(device=device, generation=1, seq=1, counters={"notifies": 1}))
     for order in (
         Stop(device=device, generation=1, seq=0),
-        Init(device=device, generation=1, seq=1, backend={"params": b"/"}),
+        Init(device=device, generation=1, seq=1, backend={"online": b"1"}),
     ):
         decode_to_worker(encode(order))
     record = logging.LogRecord("xenbackd", logging.INFO, __file__, 1, "%s", ("",), None)
@@ -79,11 +81,26 @@ def warm_up() -> None:
     plan = Jail(spec, jail, max_grants=0, descriptors=()).plan  # not carried out
     steps = tuple(step.describe() for step in plan)
     encode(Jailed(device=device, generation=1, seq=2, steps=steps, left_out=()))
-    with contextlib.suppress(ConfigError):  # on a machine without lists the worker says so
-        for hypervisor in allowed.HYPERVISORS:
-            filters.filter_for("block", hypervisor, "enforce")
-    assert load("block") is BlockDevice
     select.warm_up()
+
+
+def load_types(names: Sequence[str]) -> None:
+    """Load the device types that are to be served, with their options' model and filters.
+
+    What cannot be loaded here fails in its worker too, which says so to the supervisor.
+    """
+    for name in names:
+        try:
+            type_ = resolve(name)
+            worker.main.load(type_)
+        except ConfigError as error:
+            _log.warning("preload: %s", error)
+            continue
+        with contextlib.suppress(msgspec.ValidationError):  # a type may demand options
+            msgspec.convert({}, type_.options)
+        with contextlib.suppress(ConfigError):  # on a machine without lists the worker says so
+            for hypervisor in allowed.HYPERVISORS:
+                filters.filter_for(name, hypervisor, "enforce")
 
 
 def _prime_python() -> None:
@@ -104,8 +121,10 @@ worker.trace.install()
 # Finds the memory the kernel shows as the command line by walking it from `environ`, which a worker
 # changes before it gives itself a title; so it is looked for here, where both still touch.
 setproctitle("xenbackd: fork server")
+names = os.environ.get(forked.TYPES_VARIABLE, "").split()
 forked.prune_environment()
 warm_up()
+load_types(names)
 network.prepare()
 gc.collect()
 gc.freeze()

@@ -20,7 +20,7 @@ forgotten and a worker is started at once. Back-off, the restart budget and a wa
 the configuration end too. A worker that runs is left alone.
 
 examples:
-  xenbackd clear vbd/3/51712
+  xenbackd clear DEVICE
   xenbackd status --json | jq -r '.devices[] | select(.hold == "quarantined") | .device'
 """
 

@@ -7,10 +7,11 @@ Each check yields findings; each finding has its remedy unless all is well. A fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from config.model import Config
+from config.model import Config, TypeConfig
+from shared.device_types import DeviceType, resolve
 from shared.hypervisor.libraries import LIBRARIES
 from supervisor.cli import doctor_jail, doctor_xl
 from supervisor.cli.doctor_probe import Probe
@@ -20,23 +21,25 @@ from supervisor.cli.text import plural
 PACKAGES: Final = ("zmq", "msgspec", "cffi", "pyxs", "multiprocess", "setproctitle")
 
 NATIVE_MODULES: Final[dict[str, tuple[str, ...]]] = {
-    "shared.native._ring": BOTH,
-    "worker.devices.block.native._block": BOTH,
+    "shared.native._slice": BOTH,
+    "worker.native._trace": BOTH,
+    "worker.jail.native._jail": BOTH,
+    "worker.jail.native._seccomp": BOTH,
     "shared.hypervisor.native._xen": (XEN,),
     "embedded.native._embedded": (EMBEDDED,),
-    "worker.devices.block.guest.native._front": (),
 }
-"""Native module to what cannot be served without it. The last one is for guests of ours only."""
+"""Native module of every worker to what cannot be served without it. A test tries each out."""
 
 FEATURES: Final = {
     "pidfd": ("5.3", Level.MISSING, "deaths of workers are seen by it"),
     "close_range": ("5.9", Level.WARNING, "descriptors are closed one by one instead"),
     "memfd": ("3.17", Level.WARNING, "the embedded hypervisor keeps guest memory in it"),
-    "RWF_NOWAIT": ("4.14", Level.WARNING, "cached data is served by I/O threads instead"),
     "landlock": ("5.13", Level.WARNING, "workers are confined without it"),
-    "io_uring": ("5.1", Level.WARNING, "disks are served by I/O threads instead"),
 }
 """Feature to the kernel that brought it, what its absence is, and what that means."""
+
+TYPE_FEATURES: Final = {"RWF_NOWAIT": "4.14", "io_uring": "5.1"}
+"""Feature that a device type may be better with, to the kernel that brought it."""
 
 DESCRIPTORS_BASE: Final = 64
 DESCRIPTORS_PER_DEVICE: Final = 4
@@ -55,8 +58,8 @@ def all_checks(probe: Probe, config: Config, run_dir: str, devices: int) -> list
     """
     return [
         *python(probe),
-        *native_modules(probe),
-        *kernel(probe),
+        *native_modules(probe, enabled_types(config)),
+        *kernel(probe, enabled_types(config)),
         *doctor_jail.all_checks(probe, config),
         *descriptors(probe, devices),
         *runtime_directory(probe, run_dir),
@@ -86,10 +89,24 @@ def python(probe: Probe) -> Iterator[Finding]:
             yield Finding("Python", Level.OK, f"package {name}", "can be imported")
 
 
-def native_modules(probe: Probe) -> Iterator[Finding]:
-    """Our own modules in C."""
-    for name, error in probe.import_errors(tuple(NATIVE_MODULES)).items():
-        blocks = NATIVE_MODULES[name]
+def enabled_types(config: Config) -> list[DeviceType]:
+    """The device types that the configuration serves with, each once."""
+    return [resolve(name) for name in sorted({one.handler for one in enabled(config)})]
+
+
+def enabled(config: Config) -> list[TypeConfig]:
+    """What is switched on."""
+    return [one for one in config.types.values() if one.enabled]
+
+
+def native_modules(probe: Probe, types: Sequence[DeviceType]) -> Iterator[Finding]:
+    """Our own modules in C, and those of the types; a type's guest side serves nothing."""
+    modules = dict(NATIVE_MODULES)
+    for type_ in types:
+        modules |= dict.fromkeys(type_.native_modules, BOTH)
+        modules |= dict.fromkeys(type_.guest_modules, ())
+    for name, error in probe.import_errors(tuple(modules)).items():
+        blocks = modules[name]
         if not error:
             yield Finding("Python", Level.OK, f"native {name}", "can be imported")
             continue
@@ -98,10 +115,14 @@ def native_modules(probe: Probe) -> Iterator[Finding]:
         yield Finding("Python", level, f"native {name}", error, remedy, blocks)
 
 
-def kernel(probe: Probe) -> Iterator[Finding]:
-    """What the kernel offers."""
+def kernel(probe: Probe, types: Sequence[DeviceType]) -> Iterator[Finding]:
+    """What the kernel offers to every worker, and to those of these types."""
+    features = dict(FEATURES)
+    for type_ in types:
+        for name, meaning in (type_.kernel_features or {}).items():
+            features[name] = (TYPE_FEATURES[name], Level.WARNING, meaning)
     yield Finding("Kernel", Level.OK, "Linux", probe.kernel())
-    for name, (since, level, meaning) in FEATURES.items():
+    for name, (since, level, meaning) in features.items():
         if probe.feature(name):
             yield Finding("Kernel", Level.OK, name, "can be used")
             continue

@@ -17,7 +17,7 @@ EPILOG = """\
 It holds until the supervisor ends; for good, set types.TYPE.log_level in the configuration.
 
 examples:
-  xenbackd log-level vbd/3/51712 debug
+  xenbackd log-level DEVICE debug
 """
 
 

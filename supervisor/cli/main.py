@@ -27,7 +27,7 @@ EXIT_PIPE: Final = 141
 
 
 EPILOG: Final = """\
-DEVICE is TYPE/DOMID/DEVID as `xenbackd status` prints it, for instance vbd/3/51712.
+DEVICE is TYPE/DOMID/DEVID as `xenbackd status` prints it.
 
 try it without Xen:
   xenbackd --run-dir /tmp/xb serve -c xenbackd.yaml --embedded
@@ -40,7 +40,7 @@ exit codes:
   2   wrong usage of the command line
   69  no supervisor is running, or it does not answer
   70  an error in xenbackd itself: please report it
-  75  the host failed: a disk, memory, a daemon that is away; may work later
+  75  the host failed: storage, memory, a daemon that is away; may work later
   76  a guest broke the protocol of its device
   78  the configuration or a parameter is wrong: somebody must change it
 """

@@ -24,9 +24,9 @@ after the other: each answers what is in flight and hands the ring to its succes
 that fails stops it. Devices without a worker in service are left out.
 
 examples:
-  xenbackd restart vbd/3/51712
+  xenbackd restart DEVICE
   xenbackd restart --rolling
-  xenbackd restart --rolling --parallel 4 vbd qdisk/3/51712
+  xenbackd restart --rolling --parallel 4 TYPE DEVICE
 """
 
 RESTART_TIMEOUT = 30.0

@@ -7,41 +7,24 @@ The nodes of the frontend are the guest's own words; they are printed escaped.
 from __future__ import annotations
 
 import argparse
-from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from shared import control
-from supervisor.cli import output
+from supervisor.cli import figures, output
 from supervisor.cli.output import BAD, WARN, Block, Cell, Column
 from supervisor.cli.parsers import add_command, add_device, add_json
-from supervisor.cli.text import duration, size
+from supervisor.cli.text import duration
 
 if TYPE_CHECKING:
     from supervisor.cli.parsers import Subparsers
 
 EPILOG = """\
 examples:
-  xenbackd show vbd/3/51712
-  xenbackd show vbd/3/51712 --json | jq .device.counters
+  xenbackd show DEVICE
+  xenbackd show DEVICE --json | jq .device.counters
 """
 
 _PAIR: Final = (Column(""), Column("", wrap=True))
-
-_GROUPS: Final = {
-    "rd": "reads",
-    "wr": "writes",
-    "f": "flushes",
-    "ds": "discards",
-    "bad": "refused requests",
-    "read": "refused requests",
-    "poll": "polling",
-    "grant": "grants",
-    "persistent": "grants",
-    "io": "I/O",
-    "short": "I/O",
-    "last": "I/O",
-}
-"""Group of a counter by the first word of its name; others stand under "other"."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -79,7 +62,7 @@ def blocks(reply: control.ShowReply) -> list[Block]:
     ):
         rows = [[f"  {name}", value or "(empty)"] for name, value in sorted(nodes.items())]
         result += [Cell(""), output.make_table(title, _PAIR, rows or [["  none", ""]])]
-    result += _jail(reply.device) + _counters(reply.device.counters)
+    result += _jail(reply.device) + _counters(reply)
     if reply.events:
         rows = [[f"  {one.time}", f"{one.kind}  {one.text}"] for one in reply.events]
         result += [Cell(""), output.make_table("last events", _PAIR, rows)]
@@ -113,7 +96,7 @@ _HOLDS: Final = {
     "config": "config: the operator must change something; then, or after `xenbackd restart"
     " DEVICE`, it is tried again",
     "guest": "guest: the frontend broke the protocol; it must close and start anew",
-    "unkillable": "unkillable: its worker does not die of SIGKILL (a disk that does not answer?);"
+    "unkillable": "unkillable: its worker does not die of SIGKILL (storage that does not answer?);"
     " nothing else serves the device until it does",
     "disabled": "disabled: the type is switched off in the configuration",
 }
@@ -138,20 +121,11 @@ def _jail(device: control.DeviceStatus) -> list[Block]:
     return [Cell(""), output.make_table("jail of the worker, as it says", _PAIR, rows)]
 
 
-def _counters(counters: dict[str, int]) -> list[Block]:
-    def group(name: str) -> str:
-        return _GROUPS.get(name.partition("_")[0], "other")
-
-    if not counters:
-        return []
-    rows = [
-        [f"  {title}", ", ".join(_counter(name, counters[name]) for name in names)]
-        for title, names in groupby(sorted(counters, key=lambda one: (group(one), one)), group)
+def _counters(reply: control.ShowReply) -> list[Block]:
+    rows: list[list[str | Cell]] = [
+        [f"  {title}", shown]
+        for title, shown in figures.lines(reply.counters, reply.device.counters)
     ]
+    if not rows:
+        return []
     return [Cell(""), output.make_table("counters since the worker started", _PAIR, rows)]
-
-
-def _counter(name: str, value: int) -> str:
-    if name.endswith("_sect"):
-        return f"{name} {value} ({size(value * 512)})"
-    return f"{name} {value}"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from shared import control
 from shared.device_id import DeviceId
-from supervisor.cli import output
+from supervisor.cli import figures, output
 from supervisor.cli.output import BAD, DIM, GOOD, WARN, Block, Cell, Column
 from supervisor.cli.parsers import add_command, add_json
-from supervisor.cli.text import amount, duration, plural, size
+from supervisor.cli.text import duration, plural
 
 if TYPE_CHECKING:
     from supervisor.cli.client import Client
@@ -40,9 +40,6 @@ examples:
 
 INTERVAL = 1.0
 """Seconds between two looks of `--watch`."""
-
-SECTOR = 512
-"""Bytes of the unit of the counters rd_sect and wr_sect (blkif.h: always 512)."""
 
 COLUMNS = (
     Column("DEVICE"),
@@ -95,7 +92,9 @@ def blocks(reply: control.StatusReply, rates: dict[str, str] | None = None) -> l
         devices = sorted(
             reply.devices, key=lambda device: (-severity(device), DeviceId.parse(device.device))
         )
-        rows = [_row(device, (rates or {}).get(device.device)) for device in devices]
+        rows = [
+            _row(one, _io(reply, one) if rates is None else rates[one.device]) for one in devices
+        ]
         result.append(Cell(""))
         result.append(output.make_table("", COLUMNS, rows))
     return result
@@ -138,7 +137,16 @@ def worker_text(device: control.DeviceStatus) -> str:
     return " ".join(filter(None, words))
 
 
-def _row(device: control.DeviceStatus, rate: str | None) -> list[Cell]:
+def _io(reply: control.StatusReply, device: control.DeviceStatus) -> str:
+    return figures.totals(reply.counters.get(type_of(device), ()), device.counters)
+
+
+def type_of(device: control.DeviceStatus) -> str:
+    """The type's name in the configuration."""
+    return device.device.partition("/")[0]
+
+
+def _row(device: control.DeviceStatus, io: str) -> list[Cell]:
     style = ("", WARN, BAD)[severity(device)]
     state_style = style or (GOOD if device.backend == "Connected" else "")
     kind = f" {device.last_failure}" if device.last_failure else ""
@@ -150,30 +158,9 @@ def _row(device: control.DeviceStatus, rate: str | None) -> list[Cell]:
         Cell(worker_text(device), DIM if device.pid is None else WARN if device.health else ""),
         Cell(f"{device.restarts}{failures}", WARN if device.failures else ""),
         Cell(duration(device.since)),
-        Cell(totals(device.counters) if rate is None else rate),
+        Cell(io),
         Cell(device.error, style),
     ]
-
-
-def totals(counters: dict[str, int]) -> str:
-    """Requests read and written since the worker started, "" for a type without such counters."""
-    if "rd_req" not in counters and "wr_req" not in counters:
-        return ""
-    return f"{amount(counters.get('rd_req', 0))}/{amount(counters.get('wr_req', 0))}"
-
-
-def rate_text(before: dict[str, int], after: dict[str, int], seconds: float) -> str:
-    """Requests and bytes per second between two looks; of a new worker since its start."""
-    if seconds <= 0 or ("rd_req" not in after and "wr_req" not in after):
-        return ""
-
-    def per_second(name: str) -> float:
-        now, then = after.get(name, 0), before.get(name, 0)
-        return (now - then if now >= then else now) / seconds
-
-    sectors = per_second("rd_sect") + per_second("wr_sect")
-    requests = f"{amount(per_second('rd_req'))}/{amount(per_second('wr_req'))}"
-    return f"{requests} {size(sectors * SECTOR)}/s"
 
 
 # --- --watch ---------------------------------------------------------------------------------
@@ -190,7 +177,12 @@ class Watch:
         """The blocks for a status taken at the monotonic time `now`; the first has no rates."""
         seconds = now - self._time
         rates = {
-            one.device: rate_text(self._counters[one.device], one.counters, seconds)
+            one.device: figures.rate_text(
+                reply.counters.get(type_of(one), ()),
+                self._counters[one.device],
+                one.counters,
+                seconds,
+            )
             if one.device in self._counters
             else ""
             for one in reply.devices

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from config.model import TypeConfig
 from shared.device_id import DeviceId
-from shared.device_types import HandlerInfo, resolve
+from shared.device_types import DeviceType, resolve
 from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
 from supervisor.device.device import Device
 from supervisor.workers.records import Orphan, WorkerRecord
@@ -25,7 +25,7 @@ def make_device(
     id_: DeviceId,
     frontend_path: str,
     services: Services,
-    handlers: Mapping[str, HandlerInfo],
+    handlers: Mapping[str, DeviceType],
     orphan: Orphan | None,
 ) -> Device:
     """A device of an enabled type (`handlers`), or one that an earlier supervisor left.

@@ -28,7 +28,7 @@ from config.model import TypeConfig
 from shared import lifecycle_types as t
 from shared import messages as m
 from shared.device_id import DeviceId
-from shared.device_types import HandlerInfo
+from shared.device_types import DeviceType
 from shared.errors import Blame, BlamedError, HostError
 from shared.lifecycle import advance
 from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
@@ -61,11 +61,12 @@ class Device:
         frontend_path: str,
         services: Services,
         type_config: TypeConfig,
-        handler: HandlerInfo,
+        handler: DeviceType,
         life: Lifecycle,
     ) -> None:
         """`life` is its beginning; where an earlier supervisor left a worker `adopt` follows."""
         self.id = device
+        self._handler = handler
         self._services = services
         self.frontend_path = frontend_path
         self.path = backend_path(services.own_path, device)
@@ -82,7 +83,7 @@ class Device:
         self._task: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._standing_down = False
-        self._ring = RingCheck()
+        self._ring = RingCheck(handler)
         self.listeners: set[Callable[[], None]] = set()  # called after each event
         self._paused = False
         """An order to the worker needs xenstore, which is away: the queue waits for it."""
@@ -345,7 +346,7 @@ class Device:
         if failure is not None:
             self.link.failed(failure.blame, str(failure), "initialise" if initialise else "init")
         elif isinstance(action, t.AskInitialise):
-            self.link.file.ring_given(ring_identity(untrusted_frontend))
+            self.link.file.ring_given(ring_identity(self._handler, untrusted_frontend))
             nodes = {"backend": backend, "frontend": untrusted_frontend}
             self.link.ask(m.Initialise, **nodes, resume=action.resume)
         else:

@@ -7,6 +7,7 @@ once for each adoption, as soon as the worker says that it serves.
 
 from __future__ import annotations
 
+from shared.device_types import DeviceType
 from shared.errors import GuestFault
 from shared.lifecycle_types import WorkerPhase
 from supervisor.workers.records import ring_identity
@@ -17,7 +18,8 @@ from supervisor.xenstore.store import Store
 class RingCheck:
     """Of one device. `due`: to be asked now."""
 
-    def __init__(self) -> None:
+    def __init__(self, type_: DeviceType) -> None:
+        self._type = type_
         self._unknown = False
         self.due = False
 
@@ -39,7 +41,7 @@ class RingCheck:
         """
         self.due = False
         try:
-            another = ring_identity(await read_frontend(store, frontend_path)) != known
+            another = ring_identity(self._type, await read_frontend(store, frontend_path)) != known
         except GuestFault:
             another = False
         self._unknown = False

@@ -26,7 +26,7 @@ from typing import Final
 
 from shared import lifecycle_types as t
 from shared.device_id import DEVID_MAX, DOMID_FIRST_RESERVED, DeviceId
-from shared.device_types import HandlerInfo, resolve
+from shared.device_types import DeviceType, resolve
 from shared.errors import Blame, BlamedError, ConfigError, HostError
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import (
@@ -65,7 +65,7 @@ class Scanner:
     def __init__(self, services: Services, registry: Registry[Device]) -> None:
         self._services = services
         self._registry = registry
-        self._handlers: dict[str, HandlerInfo] = {}
+        self._handlers: dict[str, DeviceType] = {}
         self._watched: set[str] = set()
         self._queue: dict[DeviceId, None] = {}
         self._busy: set[DeviceId] = set()

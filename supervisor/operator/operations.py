@@ -9,6 +9,7 @@ from typing import Final, get_args
 
 from config.model import Level
 from shared import control as c
+from shared.device_types import resolve
 from shared.errors import ConfigError
 from shared.lifecycle_types import Hold
 from shared.version import version
@@ -63,6 +64,11 @@ class Operations:
             xenstore=self._xenstore_state(),
             hypervisor=services.hypervisor,
             types={name: type_.handler for name, type_ in types.items() if type_.enabled},
+            counters={
+                name: resolve(type_.handler).counters
+                for name, type_ in types.items()
+                if type_.enabled
+            },
             devices=[status_of(d, now) for d in sorted(self._registry, key=lambda d: d.id)],
             upgrades=self._upgrades,
             resources={"descriptors": _descriptors(), **self._resources()},
@@ -76,6 +82,7 @@ class Operations:
         untrusted_frontend = await read_frontend(store, device.frontend_path)
         return c.ShowReply(
             device=status_of(device, self._services.clock()),
+            counters=resolve(device.link.type_config.handler).counters,
             backend_path=device.path,
             frontend_path=device.frontend_path,
             backend_nodes={name: _printable(value) for name, value in backend.items()},

@@ -13,13 +13,12 @@ from typing import Final
 import msgspec
 
 from config.model import (
-    DRAIN,
-    DRAIN_OTHERS,
     DeviceTimeouts,
     LimitsConfig,
     RestartConfig,
     TimeoutsConfig,
 )
+from shared.device_types import own_types
 from supervisor.policy.restart import RULES
 
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
@@ -45,8 +44,8 @@ def figures() -> Iterator[tuple[str, str, str]]:
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default is None:
-        special = ", ".join(f"{value:g} for {name}" for name, value in DRAIN.items())
-        return f"{special}, else {DRAIN_OTHERS:g}"
+        own = ", ".join(f"{one.drain:g} for {one.name}" for one in own_types())
+        return f"as the device type says: {own}"
     return f"{field.default:g}"
 
 

@@ -88,11 +88,16 @@ class ForkServer:
     parent and reaps them, also when the supervisor is another one by then.
     """
 
-    def __init__(self, preload: Sequence[str], directory: Path) -> None:
-        """`directory` is where its socket is made. What an earlier one left there is removed: one
-        that still waits for its last worker is asked for nothing any more.
+    def __init__(
+        self, preload: Sequence[str], directory: Path, device_types: Sequence[str] = ()
+    ) -> None:
+        """`directory` is where its socket is made. `device_types` are loaded too.
+
+        What an earlier fork server left in the directory is removed: one that still waits for its
+        last worker is asked for nothing any more.
         """
         self._directory = directory
+        self._device_types = " ".join(device_types)
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload([forked.PRELOAD, *preload])
 
@@ -110,7 +115,7 @@ class ForkServer:
         """
         try:
             self._make_directory()
-            with _environment():
+            with self._environment():
                 self._server.ensure_running()
         except ChildProcessError:  # reaped by someone else: gone, all the same
             self._server._forkserver_pid = None
@@ -135,7 +140,7 @@ class ForkServer:
         """
         for _ in range(2):
             try:
-                with _environment():  # it starts the fork server if there is none
+                with self._environment():  # it starts the fork server if there is none
                     status, data = self._server.connect_to_new_process(list(fds))
             except ChildProcessError:  # as in ensure_running
                 self._server._forkserver_pid = None
@@ -166,18 +171,21 @@ class ForkServer:
             Path(address).unlink(missing_ok=True)
         server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
 
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """The fork server's: our packages can be imported, the working directory cannot."""
-    ours = {"PYTHONPATH": _ROOT, "PYTHONSAFEPATH": "1"}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """The fork server's: our packages can be imported, the working directory cannot."""
+        ours = {
+            "PYTHONPATH": _ROOT,
+            "PYTHONSAFEPATH": "1",
+            forked.TYPES_VARIABLE: self._device_types,
+        }
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

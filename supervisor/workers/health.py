@@ -5,18 +5,18 @@ Nothing here ends a worker: `supervisor.workers.watchdog` does that for missing 
 no fault of the worker's. Each change is said once, so an operator who reads the events knows when
 it began and when it was over.
 
-Progress is judged by the counters of the beats: `in_flight` requests are pending, and the sum of
-all counters whose name ends in `_req` is what was finished. A type that has neither is never
-judged. A worker can be taken over, so these are only numbers to compare, bounded by
+Progress is judged by those counters of the beats that the device type's manifest calls pending or
+finished. A type that has neither is never judged. A worker can be taken over, so these are only numbers to compare, bounded by
 `shared.messages`, and all they can do is to make its own device look well or ill.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from config.model import DeviceTimeouts
+from shared.device_types import FINISHED_ROLES, Counter
 
 
 class Progress(enum.Enum):
@@ -30,8 +30,12 @@ class Progress(enum.Enum):
 class Health:
     """One device's. `tell(kind, text)` is called for each change; times as the loop's clock."""
 
-    def __init__(self, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, tell: Callable[[str, str], None], about: Iterable[Counter] = ()) -> None:
+        """`about` is what the device's type says of its counters."""
         self._tell = tell
+        counters = tuple(about)
+        self._finished_names = {one.name for one in counters if one.role in FINISHED_ROLES}
+        self._pending_names = {one.name for one in counters if one.role == "pending"}
         self._late_since: float | None = None
         self._progress = Progress.FINE
         self._finished = 0
@@ -64,8 +68,9 @@ class Health:
 
     def beat(self, counters: dict[str, int], now: float, timeouts: DeviceTimeouts) -> None:
         """A beat came: look whether requests were finished since the last one."""
-        finished = sum(value for name, value in counters.items() if name.endswith("_req"))
-        pending_before, self._pending = self._pending, counters.get("in_flight", 0)
+        finished = sum(counters.get(name, 0) for name in self._finished_names)
+        pending_before = self._pending
+        self._pending = sum(counters.get(name, 0) for name in self._pending_names)
         # What became pending since the last beat did so at some moment since: from now on counts.
         if finished != self._finished or not self._pending or not pending_before:
             self._finished, waited, self._since = finished, now - self._since, now

@@ -23,7 +23,7 @@ from config.model import DeviceTimeouts, TypeConfig, drain_of
 from shared import lifecycle_types as t
 from shared import messages as m
 from shared.device_id import DeviceId
-from shared.device_types import HandlerInfo
+from shared.device_types import DeviceType, resolve
 from shared.errors import BackendBug, Blame, HostError
 from shared.logs import DeviceLogger
 from supervisor.policy.budget import Admission
@@ -51,7 +51,7 @@ class WorkerLink:
         device: DeviceId,
         services: Services,
         type_config: TypeConfig,
-        handler: HandlerInfo,
+        handler: DeviceType,
         owner: LinkOwner,
         log: DeviceLogger,
     ) -> None:
@@ -61,7 +61,7 @@ class WorkerLink:
         self._log = log
         self.type_config = type_config
         self.policy = RestartPolicy(type_config.restart or services.config.restart)
-        self.health = Health(self._tell)
+        self.health = Health(self._tell, handler.counters)
         self._admission = Admission(services.budget, device.domid)
         self.log_level: str = type_config.log_level or services.config.log.level
         """Level the next worker starts with."""
@@ -363,7 +363,7 @@ class WorkerLink:
 
     @property
     def _drain(self) -> float:
-        return drain_of(self.timeouts, self.type_config.handler)
+        return drain_of(self.timeouts, resolve(self.type_config.handler).drain)
 
     def _tell(self, kind: str, text: str) -> None:
         """Something the operator may want to know, which ends nothing."""

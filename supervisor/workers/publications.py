@@ -9,7 +9,7 @@ node here is read again with each snapshot, and memory of xenstored. Sizes are b
 
 from __future__ import annotations
 
-from shared.device_types import HandlerInfo
+from shared.device_types import DeviceType
 from shared.limits import PUBLISHED_NODES_MAX
 from shared.messages import Nodes
 
@@ -17,7 +17,7 @@ from shared.messages import Nodes
 class Publications:
     """The names one worker has used so far."""
 
-    def __init__(self, handler: HandlerInfo) -> None:
+    def __init__(self, handler: DeviceType) -> None:
         self._handler = handler
         self._names: set[str] = set()
 

@@ -26,7 +26,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import re
 import select
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.device_id import DeviceId
+from shared.device_types import DeviceType
 from shared.errors import ConfigError, HostError
 from supervisor.policy.restart import Memory
 
@@ -45,10 +45,6 @@ _log = logging.getLogger("xenbackd.records")
 DIRECTORY: Final = "workers"
 _LOCK: Final = ".lock"
 _NEW: Final = ".new"
-
-_RING_NODES: Final = re.compile(r"(^|[/-])(ring|event-channel|page-ref|port|protocol)")
-"""Names of frontend nodes that say where its ring is: of blkif, netif, 9pfs, console, fb, kbd."""
-
 
 _PID_MAX: Final = 1 << 22
 """PID_MAX_LIMIT (linux/threads.h)."""
@@ -192,15 +188,10 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def ring_identity(untrusted_frontend: Mapping[str, bytes]) -> str:
-    """Short text that changes when a frontend offers another ring."""
-    return digest(
-        {
-            name: value.hex()
-            for name, value in untrusted_frontend.items()
-            if _RING_NODES.search(name)
-        }
-    )
+def ring_identity(type_: DeviceType, untrusted_frontend: Mapping[str, bytes]) -> str:
+    """Short text that changes when a frontend of a device of that type offers another ring."""
+    named = {n: value.hex() for n, value in untrusted_frontend.items() if type_.names_ring(n)}
+    return digest(named)
 
 
 def _examine(path: Path) -> Orphan | None:

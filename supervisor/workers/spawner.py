@@ -115,6 +115,7 @@ class Spawner:
         parallel: int,
         entry_point: str = ENTRY_POINT,
         preload: Sequence[str] = PRELOAD,
+        device_types: Sequence[str] = (),
         locks: Locks,
         directory: Path,
     ) -> None:
@@ -123,7 +124,7 @@ class Spawner:
         self.fork_patience = FORK_PATIENCE
         self._entry_point = entry_point
         self._locks = locks
-        self._server = ForkServer(preload, directory)
+        self._server = ForkServer(preload, directory, device_types)
         self._server_pidfd: int | None = None
         self._server_since = 0.0
         self._workers: dict[DeviceId, _Worker] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from config.model import DeviceTimeouts, TypeConfig, drain_of
 from shared.device_id import DeviceId
+from shared.device_types import resolve
 from shared.worker_spec import WorkerSpec
 from supervisor.workers.surroundings import Services
 
@@ -22,6 +23,8 @@ def make_spec(
     Raises:
         HostError: its jail cannot be prepared.
     """
+    about = resolve(type_.handler)
+    journals = services.journals if about.journals else None
     return WorkerSpec(
         device=device,
         generation=generation,
@@ -32,11 +35,11 @@ def make_spec(
         hypervisor=services.hypervisor,
         embedded_dir=services.embedded_dir,
         supervisor_pid=services.supervisor_pid,
-        journal=str(services.journals.path(device)) if services.journals else "",
+        journal=str(journals.path(device)) if journals else "",
         jail=services.jails.prepare(device, generation, type_.jail or services.config.jail),
         log_level=log_level,
         log_format=services.config.log.format,
         beat=timeouts.beat,
-        drain=drain_of(timeouts, type_.handler),
+        drain=drain_of(timeouts, about.drain),
         orphan_grace=type_.orphan_grace if type_.orphan == "survive" else 0.0,
     )

@@ -21,7 +21,7 @@ from config.model import DeviceTimeouts
 from shared import lifecycle_types as t
 from shared import messages as m
 from shared.device_id import DeviceId
-from shared.device_types import HandlerInfo
+from shared.device_types import DeviceType
 from shared.errors import BackendBug, Blame
 from shared.logs import DeviceLogger
 from supervisor.workers.health import Health
@@ -79,7 +79,7 @@ class WorkerWords:
         self,
         device: DeviceId,
         services: Services,
-        handler: HandlerInfo,
+        handler: DeviceType,
         link: Link,
         owner: LinkOwner,
         log: DeviceLogger,

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 """A worker that its guest has taken over: does what its frontend writes into the node `attack`.
 
-Imported by the fork server, and by nobody else: it takes the place of the handler `block` there, so
+Imported by the fork server, and by nobody else: it takes the place of the type `block` there, so
 that all else is real, the jail, its list of system calls, the disk it serves. The node holds lines
-`name argument`, the names of `tests.fakes.block.attacks`. What came of line N it tells in its counters:
-`outcome_N` is 1 for success, an errno + 1000 for a refusal.
+`name argument`, the names of `tests.fakes.block.attacks`. What came of line N it tells in its
+counters: `outcome_N` is 1 for success, an errno + 1000 for a refusal.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from shared import device_types
-from shared.device_types import HandlerInfo
 from tests.fakes.block.attacks import ATTACKS, REFUSED, SUCCESS
 from worker.devices.block.backend import BlockDevice
 
@@ -45,4 +45,6 @@ class TurnedDisk(BlockDevice):
         return SUCCESS
 
 
-device_types.BUILT_IN["block"] = HandlerInfo(module=f"{__name__}:{TurnedDisk.__name__}")
+device_types.RESOLVED["block"] = replace(
+    device_types.resolve("block"), backend=f"{__name__}:{TurnedDisk.__name__}"
+)

@@ -71,9 +71,9 @@ def _in_child(spec: JailSpec) -> bytes:
 def _try_all(spec: JailSpec, writer: int) -> list[dict[str, str]]:
     outcomes: list[dict[str, str]] = []
     threads = identity.threads()
-    program = filter_for("block", "embedded", spec.mode)
+    program = filter_for("", "embedded", spec.mode)
     subject = Subject(
-        handler="block",
+        handler="",
         hypervisor="embedded",
         domid=0,
         max_grants=None,

@@ -23,7 +23,7 @@ from worker.jail.kernel import Capability
 from worker.jail.step import LeftOutError
 
 NEEDED_UNTIL_ENTRY: Final = (
-    Capability.DAC_OVERRIDE,  # the image, the journal and the hypervisor's devices: anybody's
+    Capability.DAC_OVERRIDE,  # what a device opens, the journal, /dev/xen: anybody's
     Capability.DAC_READ_SEARCH,
     Capability.SYS_ADMIN,  # mount and pivot_root
     Capability.SYS_CHROOT,  # where the root cannot be pivoted away
@@ -137,7 +137,7 @@ memory, of which `xenbackd guest create` gives that much at most."""
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Resource limits (setrlimit). None on the size of files: images are as large as they are.
+    """Resource limits (setrlimit). None on the size of files, which devices serve as they are.
 
     What is mapped counts, used or not: each thread has a stack of `_STACK`, and the guest's pages
     are mapped too. So these bounds are loose; the tight one is that of a control group.

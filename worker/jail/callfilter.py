@@ -26,7 +26,8 @@ class FilterCalls:
 
     def describe(self) -> str:
         what = "kills" if self.mode == "enforce" else "is logged and allowed (mode log)"
-        return f"system calls of {self.handler} on {self.hypervisor} only; any other {what}"
+        whose = self.handler or "every worker"
+        return f"system calls of {whose} on {self.hypervisor} only; any other {what}"
 
     def execute(self) -> None:
         seccomp.install(self.program(), log=self.mode == "log")

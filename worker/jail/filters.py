@@ -5,8 +5,8 @@
 
 All but the process id is made once: in the fork server, if it asks for the filters there will be.
 
-Makes no system call of its own but reading what a handler of another distribution says of itself:
-so the filter is made while the worker still sees files, and installed later (worker.jail.seccomp).
+Makes no system call of its own, except for reading a manifest that is not loaded yet: so the
+filter is made while the worker still sees files, and installed later (worker.jail.seccomp).
 """
 
 from __future__ import annotations
@@ -20,27 +20,23 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
-from shared.device_types import resolve
+from shared.device_types import own_types, resolve
 from shared.errors import ConfigError
+from shared.system_calls import INT, Argument, Call, Group
 from shared.worker_spec import HypervisorKind
 from worker.jail.allowed import (
     COMMON,
     GNTDEV_GRANT_COPY,
     GNTDEV_MAP_GRANT_REF,
-    HANDLERS,
     HYPERVISORS,
     OWN_PROCESS,
-    Call,
-    Group,
 )
 from worker.jail.rules import (
     AARCH64,
     ALLOW,
-    INT,
     KILL_PROCESS,
     LOG,
     X86_64,
-    Argument,
     Clause,
     Machine,
     assemble,
@@ -63,9 +59,9 @@ def filter_for(
 ) -> bytes:
     """The filter of a worker, for `worker.jail.seccomp.install`.
 
-    `handler` is the name the configuration gives; `pid` the worker's own, that of this process
-    unless given. In the mode `log` what is not on the list is logged by the kernel and happens;
-    what is answered with an errno still is.
+    `handler` is the name of a device type, "" for what every worker may; `pid` is the worker's own,
+    that of this process unless given. In the mode `log` what is not on the list is logged by the
+    kernel and happens; what is answered with an errno still is.
 
     Raises:
         ConfigError: no such handler, it asks for calls there are not, or this machine has no list.
@@ -113,10 +109,8 @@ def seal_filter(machine: Machine | None = None) -> bytes:
 
 def groups_of(handler: str, hypervisor: HypervisorKind) -> tuple[Group, ...]:
     """What a worker may call, with reasons; raises ConfigError as `filter_for`."""
-    extra = HANDLERS.get(handler, ())
-    if not extra and (names := resolve(handler).system_calls):
-        extra = (Group(f"asked for by {handler}", tuple(Call(name) for name in names)),)
-    return COMMON + HYPERVISORS[hypervisor] + extra
+    own = resolve(handler).system_calls if handler else ()
+    return COMMON + HYPERVISORS[hypervisor] + own
 
 
 def this_machine() -> Machine:
@@ -147,7 +141,7 @@ def markdown() -> str:
     """The lists for people (docs/system-calls.md holds them; a test keeps the two equal)."""
     parts = [("Every worker", COMMON)]
     parts += [(f"Hypervisor `{name}`", groups) for name, groups in HYPERVISORS.items()]
-    parts += [(f"Handler `{name}`", groups) for name, groups in HANDLERS.items()]
+    parts += [(f"Device type `{one.name}`", one.system_calls) for one in own_types()]
     return "\n".join(_section(title, groups) for title, groups in parts)
 
 

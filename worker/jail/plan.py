@@ -4,13 +4,14 @@
     birth    one thread, nothing open yet        control group, descriptors, limits, namespaces,
                                                  capabilities: what belongs to a thread
     handles  opened, not used yet                event channels of one domain, number of grants
-    entry    end of the first `init`: the image  empty root, own user id, not dumpable, files,
-             is open, nothing a guest wrote      system calls
-             has been looked at
+    entry    end of the first `init`: all that   empty root, own user id, not dumpable, files,
+             is ever opened is open, nothing a   system calls
+             guest wrote has been looked at
 
 Why two halves: libzmq's threads exist from the bus on, and what belongs to a thread must be given
-up before them; images, the journal and the hypervisor are opened by root, and the root directory
-and user id must be left after that. The order within each half follows from what a step needs:
+up before them; what the device opens, the journal and the hypervisor are opened by root, and the
+root directory and user id must be left after that. The order within each half follows from what a
+step needs:
 
 - the control group first, so that all that follows is counted;
 - the network before the descriptors, for it is entered by one of them that is not kept;

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import BackendBug
+from shared.system_calls import INT, Argument
 from worker.jail.bpf import JEQ, JGE, Label, Program
 
 # Verdicts (linux/seccomp.h).
@@ -31,15 +32,10 @@ LOG: Final = 0x7FFC0000
 ALLOW: Final = 0x7FFF0000
 _ERRNO: Final = 0x00050000
 
-INT: Final = 0xFFFFFFFF
-"""Mask of an argument the kernel takes as `int` or `unsigned int`: it ignores the other half."""
-LONG: Final = 0xFFFFFFFF_FFFFFFFF
-
 # Offsets in struct seccomp_data.
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
 _ARGUMENTS: Final = 16
-_ARGUMENT_COUNT: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +49,6 @@ class Machine:
 
 X86_64: Final = Machine("x86_64", 0xC000003E, foreign=0x40000000)
 AARCH64: Final = Machine("aarch64", 0xC00000B7)
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """Holds if the bits of argument `index` (from 0) that `mask` names are one of `values`."""
-
-    index: int
-    values: tuple[int, ...]
-    mask: int = LONG
-
-    def __post_init__(self) -> None:
-        sound = 0 <= self.index < _ARGUMENT_COUNT and self.values and 0 < self.mask <= LONG
-        if not sound or any(value & ~self.mask for value in self.values):
-            raise BackendBug(f"filter: {self}: can never hold")
 
 
 @dataclass(frozen=True, slots=True)

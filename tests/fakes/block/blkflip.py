@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A guest that writes over its requests while the backend parses them, in C (native/blk_flip.c).
 
-The backend is the product's own module, `worker.devices.block.native._block`; grants, disk and guest are the
-test's, and note whatever no backend may ever do. Nothing here is for a backend in parts: that is
-tests/fakes/block/blk.py.
+The backend is the product's own module, `worker.devices.block.native._block`; grants, disk and
+guest are the test's, and note what no backend may ever do. Nothing here is for a backend in parts:
+that is tests/fakes/block/blk.py.
 """
 
 from __future__ import annotations

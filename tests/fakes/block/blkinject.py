@@ -2,8 +2,7 @@
 """A block backend that a test kills wherever it likes, and a guest and a disk that outlive it.
 
 The backend's own C, built with BLK_INJECT: it can stop before any store that a recovery depends on
-(worker/devices/block/native/blk_point.h), and its I/O threads are a list from which the test picks. Ring, guest
-memory, disk and the journal's file stay; the next worker has nothing else to go by.
+(blk_point.h), and its I/O threads are a list from which the test picks. Ring, guest memory, disk and the journal's file stay; the next worker has nothing else to go by.
 """
 
 from __future__ import annotations

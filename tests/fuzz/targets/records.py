@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from shared.device_id import DeviceId
+from shared.device_types import resolve
 from supervisor.workers.records import DIRECTORY, Records, ring_identity
 
 _DEVICE = DeviceId("vbd", 3, 51712)
@@ -32,4 +33,4 @@ def check(untrusted_data: bytes) -> None:
             os.close(orphan.pidfd)
     assert found.keys() <= {_DEVICE}, "a file speaks for another device than it is named after"
     assert _path.exists() == bool(found)
-    ring_identity({"ring-ref": untrusted_data})
+    ring_identity(resolve("block"), {"ring-ref": untrusted_data})

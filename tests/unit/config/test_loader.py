@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config import handlers
 from config.errors import ConfigFileError
 from config.loader import load, loads
 from config.model import (
@@ -26,6 +23,8 @@ from config.model import (
 )
 from config.nodes import DEPTH_MAX, SIZE_MAX
 from config.rules import remarks
+from shared.device_types import DeviceType
+from tests.fakes.installed_types import Point, install
 
 
 def problems(text: str) -> list[str]:
@@ -134,14 +133,13 @@ def test_loader_timeouts_of_a_type_keep_the_general_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("general", "handler", "expected"),
-    [(None, "block", 30), (None, "console", 10), (5.0, "block", 5), (5.0, "console", 5)],
+    ("general", "of_type", "expected"), [(None, 30.0, 30), (None, 10.0, 10), (5.0, 30.0, 5)]
 )
-def test_config_drain_is_the_files_or_the_handlers(
-    general: float | None, handler: str, expected: float
+def test_config_drain_is_the_files_or_the_device_types(
+    general: float | None, of_type: float, expected: float
 ) -> None:
-    """30 s for a disk and 10 for others, where the file says nothing."""
-    assert drain_of(DeviceTimeouts(drain=general), handler) == expected
+    """The device type's own time counts where the file says nothing."""
+    assert drain_of(DeviceTimeouts(drain=general), of_type) == expected
 
 
 @pytest.mark.parametrize(
@@ -307,51 +305,28 @@ class StrictOptions(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("even must be even")
 
 
-class ForeignDevice:
-    """A handler of somebody else's."""
-
-    options_type = StrictOptions
-
-
-class BareDevice:
-    """A handler without an options model."""
+FOREIGN = DeviceType(name="foreign", backend="no_such_module:Device", options=StrictOptions)
+BARE = StrictOptions
 
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install handlers: foreign, options-only, bare, and one that cannot be imported."""
-    here = __name__
+    """Install types: one that is whole, no manifest, one that cannot be imported, two of a name."""
+    here = f"{__name__}:"
     points = [
-        ("foreign", f"{here}:ForeignDevice", handlers.ENTRY_POINT_GROUP),
-        ("bare", f"{here}:BareDevice", handlers.ENTRY_POINT_GROUP),
-        ("broken", "no_such_module_of_xenbackd:Device", handlers.ENTRY_POINT_GROUP),
-        ("light", "no_such_module_of_xenbackd:Device", handlers.ENTRY_POINT_GROUP),
-        ("light", f"{here}:StrictOptions", handlers.OPTIONS_GROUP),
-        ("twice", "a:b", handlers.ENTRY_POINT_GROUP),
-        ("twice", "c:d", handlers.ENTRY_POINT_GROUP),
+        Point("foreign", here + "FOREIGN", FOREIGN),
+        Point("bare", here + "StrictOptions", StrictOptions),
+        Point("broken", "no_such_module_of_xenbackd:TYPE", None),
+        Point("twice", "a:b", None),
+        Point("twice", "c:d", None),
     ]
-
-    class Point:
-        def __init__(self, name: str, value: str, group: str) -> None:
-            self.name, self.value, self.group = name, value, group
-
-        def load(self) -> Any:
-            module, _, attribute = self.value.partition(":")
-            if module == here:
-                return globals()[attribute]
-            return importlib.metadata.EntryPoint(self.name, self.value, self.group).load()
-
-    def entry_points(group: str, name: str | None = None) -> list[Point]:
-        return [Point(*one) for one in points if one[2] == group and name in (None, one[0])]
-
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    install(monkeypatch, *points)
 
 
 @pytest.mark.usefixtures("foreign")
-@pytest.mark.parametrize("handler", ["foreign", "light"])
-def test_loader_foreign_handler_checks_its_options(handler: str) -> None:
-    """The options of a third-party handler are held against its own model."""
-    text = f"types:\n  x:\n    handler: {handler}\n    options:\n      even: 3\n"
+def test_loader_foreign_handler_checks_its_options() -> None:
+    """A third-party type's options are held against its model; no device code is loaded."""
+    text = "types:\n  x:\n    handler: foreign\n    options:\n      even: 3\n"
 
     assert problems(text) == ["x.yaml:5: types.x.options: even must be even"]
     assert loads(text.replace("3", "4"), "x.yaml").types["x"].options == {"even": 4}
@@ -361,9 +336,9 @@ def test_loader_foreign_handler_checks_its_options(handler: str) -> None:
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
-        ("bare", "handler 'bare' has no options model"),
-        ("broken", "handler 'broken' cannot be loaded: ModuleNotFoundError"),
-        ("twice", "handler 'twice' is installed more than once: a:b, c:d"),
+        ("bare", "device type 'bare': "),
+        ("broken", "device type 'broken': no_such_module_of_xenbackd:TYPE: cannot be loaded"),
+        ("twice", "device type 'twice': installed more than once: a:b, c:d"),
         ("forein", "unknown handler 'forein'; did you mean foreign? allowed: bare, block"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 
 from shared import scheduling
 from shared.device_id import DeviceId
+from shared.device_types import DeviceType, NoOptions, resolve
 from shared.errors import BackendBug, ConfigError, GuestFault, HostError
 from shared.messages import Init, Message, Nodes, Stop, ToWorker
 from shared.untrusted import parse_int
@@ -19,10 +20,9 @@ from shared.worker_spec import WorkerSpec
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import PORT, FakeHypervisor
 from worker.bus import Bus
-from worker.device import Device, NoOptions
+from worker.device import Device
 from worker.devices.block.backend import BlockDevice
-from worker.handlers import load
-from worker.main import live
+from worker.main import live, load
 from worker.nodes import BackendNodes, FrontendNodes
 
 
@@ -109,7 +109,8 @@ def test_s24_device_hooks_have_defaults(device: Recorder) -> None:
     assert device.counters() == {}
     device.disconnect()
     device.free()
-    assert (Device.needs_grants, Device.ignore_frontend_state) == (True, False)
+    about = DeviceType(name="any", backend="any:Device")
+    assert (about.needs_grants, about.ignore_frontend_state) == (True, False)
 
 
 class Hooks(Device):
@@ -212,13 +213,13 @@ def test_device_without_grant_table_says_so(device: Recorder, handles: FakeHandl
 
 def test_s24_handler_block_is_found() -> None:
     """The built-in type is there, installed or not."""
-    assert load("block") is BlockDevice
+    assert load(resolve("block")) is BlockDevice
 
 
 def test_s24_handler_unknown_is_a_config_error() -> None:
     """The message names what is asked for and what there is."""
     with pytest.raises(ConfigError, match=r"nonsense.*block"):
-        load("nonsense")
+        resolve("nonsense")
 
 
 @pytest.mark.parametrize("text", [b"0", b"7", b"0007", b"4294967295"])

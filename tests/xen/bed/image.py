@@ -44,7 +44,7 @@ DRIVER_MODULES: Final = ("xen-evtchn", "xen-gntdev", "xenfs")
 """What a driver domain needs beyond a guest's."""
 GUEST_PROGRAMS: Final = ("mke2fs", "e2fsck")
 PRODUCT: Final = "/opt/xenbackd"
-PRODUCT_SOURCES: Final = ("supervisor", "worker", "shared", "config", "scripts")
+PRODUCT_SOURCES: Final = ("supervisor", "worker", "shared", "embedded", "config", "scripts")
 PRODUCT_FILES: Final = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")
 PYTHON: Final = (3, 11)
 """Debian 12's, which runs the product in dom0."""

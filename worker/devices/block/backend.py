@@ -15,9 +15,7 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
-
-import msgspec
+from typing import Any, Final
 
 from shared.errors import BackendBug, BlamedError, GuestFault, HostError
 from shared.hypervisor.interface import Mapping
@@ -49,8 +47,6 @@ _ENGINES: Final = {"auto": lib.BLK_ENGINE_AUTO, "sync": lib.BLK_ENGINE_SYNC}
 class BlockDevice(Device):
     """One disk."""
 
-    needs_grants: ClassVar[bool] = True
-    options_type: ClassVar[type[msgspec.Struct]] = BlockOptions
     options: BlockOptions
 
     _image: Image | None = None

@@ -16,7 +16,7 @@ from embedded.xenstored.launch import start_xenstored
 from shared.xenstore.blocking import BlockingXenstore
 from tests.root import ROOT
 
-SCRIPT = ROOT / "scripts" / "xenbackd-block"
+SCRIPT = ROOT / "worker/devices/block/xenbackd-block"
 BACKEND = "/local/domain/0/backend/vbd/5/51712"
 
 pytestmark = pytest.mark.skipif(

@@ -9,7 +9,10 @@ import msgspec
 import pytest
 
 from shared.control import DeviceStatus, Event, ShowReply, StatusReply
-from supervisor.cli import events, output, show, status
+from shared.device_types import Counter, resolve
+from supervisor.cli import events, figures, output, show, status
+
+DISK = resolve("block").counters
 
 
 def device(name: str = "vbd/3/51712", **changes: Any) -> DeviceStatus:
@@ -41,6 +44,7 @@ def reply(*devices: DeviceStatus, xenstore: str = "connected") -> StatusReply:
         xenstore=xenstore,
         hypervisor="embedded",
         types={"vbd": "block"},
+        counters={"vbd": DISK},
         devices=list(devices),
     )
 
@@ -126,13 +130,14 @@ def test_watch_new_worker_counts_from_nought() -> None:
     """Counters that went back belong to a new worker; no rate is negative."""
     counters = {"rd_req": 10, "wr_req": 0, "rd_sect": 0, "wr_sect": 0}
 
-    assert status.rate_text({"rd_req": 500, "wr_req": 0}, counters, 1.0) == "10/0 0 B/s"
+    assert figures.rate_text(DISK, {"rd_req": 500, "wr_req": 0}, counters, 1.0) == "10/0 0 B/s"
 
 
 def test_watch_type_without_disk_counters_shows_no_rate() -> None:
     """Other device types have other counters."""
-    assert status.rate_text({}, {"bytes": 3}, 1.0) == ""
-    assert status.totals({"bytes": 3}) == ""
+    others = (Counter("bytes", "bytes"),)
+    assert figures.rate_text(others, {}, {"bytes": 3}, 1.0) == ""
+    assert figures.totals(others, {"bytes": 3}) == ""
 
 
 def shown_device(**changes: Any) -> str:
@@ -141,6 +146,7 @@ def shown_device(**changes: Any) -> str:
         show.blocks(
             ShowReply(
                 device=device(**changes),
+                counters=DISK,
                 backend_path="/local/domain/0/backend/vbd/3/51712",
                 frontend_path="/local/domain/3/device/vbd/51712",
                 backend_nodes={"state": "4", "hotplug-status": ""},

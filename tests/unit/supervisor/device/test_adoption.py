@@ -13,6 +13,7 @@ import pytest
 
 from config.model import Config, TypeConfig
 from shared import messages as m
+from shared.device_types import resolve
 from shared.errors import Blame
 from shared.lifecycle_types import Hold, WorkerPhase
 from supervisor.policy.restart import Memory
@@ -32,7 +33,7 @@ def left(world: World, *, pid: int | None = 77, dead: bool = False, **fields: An
         "handler": "block",
         "options": digest({}),
         "frontend_path": world.front(),
-        "ring": ring_identity(RING),
+        "ring": ring_identity(resolve("block"), RING),
         "pid": pid,
     }
     record = WorkerRecord(**{**known, **fields})
@@ -90,7 +91,7 @@ async def test_adoption_worker_that_stays_silent_is_killed_and_succeeded() -> No
 @in_clock_loop
 async def test_adoption_other_ring_of_a_connected_frontend_replaces_the_worker() -> None:
     """The frontend connected with another ring meanwhile: the worker ends in order."""
-    world = await adopting(ring=ring_identity({**RING, "ring-ref": b"9"}))
+    world = await adopting(ring=ring_identity(resolve("block"), {**RING, "ring-ref": b"9"}))
     await comes_back(world)
     assert world.workers.kinds(VBD)[-1] == "Stop"
     world.workers.exits(VBD, None)
@@ -354,7 +355,7 @@ async def test_adoption_type_that_is_not_enabled_closes_the_device() -> None:
     """As if it had been switched off by a reload; also when the type is not named any more."""
     world = World(Config(types={"qdisk": TypeConfig(handler="block")}))
     world.plug(state=4, frontend=4)
-    left(world, ring=ring_identity({}))
+    left(world, ring=ring_identity(resolve("block"), {}))
     await world.start()
     await comes_back(world)
     assert world.state() == b"5"

@@ -10,7 +10,7 @@ import pytest
 
 from config.model import Config, RestartConfig, TypeConfig
 from shared.device_id import DeviceId
-from shared.device_types import HandlerInfo, resolve
+from shared.device_types import DeviceType, resolve
 from shared.errors import BackendBug, ConfigError
 from shared.lifecycle_types import Hold
 from shared.ratelimit import RateLimit
@@ -344,12 +344,12 @@ def test_events_ring_is_bounded_and_counts_on() -> None:
 )
 def test_handlers_worker_may_publish_only_its_nodes(name: str, allowed: bool) -> None:
     """What a worker may have written is a closed list of patterns."""
-    assert allowed is HandlerInfo(module="m:C").may_publish(name)
+    assert allowed is resolve("block").may_publish(name)
 
 
 def test_handlers_declared_pattern_cannot_win_reserved_names() -> None:
     """Not even a handler that asks for everything may write `state`."""
-    info = HandlerInfo(module="m:C", publishes=("*",))
+    info = DeviceType(name="any", backend="m:C", publishes=("*",))
     assert info.may_publish("anything")
     assert not info.may_publish("state")
 
@@ -362,7 +362,7 @@ def test_handlers_unknown_name_is_a_config_error() -> None:
 
 def test_s24_handler_of_this_distribution_is_found_without_loading_it() -> None:
     """The built-in handler is a name and a place, nothing is imported."""
-    assert resolve("block").module == "worker.devices.block.backend:BlockDevice"
+    assert resolve("block").backend == "worker.devices.block.backend:BlockDevice"
 
 
 def types(**handlers: str) -> dict[str, TypeConfig]:

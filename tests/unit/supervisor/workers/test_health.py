@@ -10,6 +10,7 @@ import pytest
 
 from config.model import Config, DeviceTimeouts, TypeConfig
 from shared import messages as m
+from shared.device_types import resolve
 from supervisor.workers.health import Health
 from supervisor.workers.watchdog import Watchdog
 from tests.fakes.clock_loop import in_clock_loop, pass_time
@@ -159,7 +160,7 @@ async def test_progress_pending_without_an_end_is_slow_then_stalled_and_lives() 
 def watched_health() -> tuple[Health, list[str]]:
     """A health and what it tells."""
     told: list[str] = []
-    return Health(lambda _kind, text: told.append(text)), told
+    return Health(lambda _kind, text: told.append(text), resolve("block").counters), told
 
 
 def test_progress_idle_ring_is_never_slow() -> None:

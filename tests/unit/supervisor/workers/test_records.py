@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from shared.device_id import DeviceId
+from shared.device_types import resolve
 from supervisor.policy.restart import Memory
 from supervisor.workers.records import (
     DIRECTORY,
@@ -188,5 +189,7 @@ def test_ring_identity_changes_with_what_says_where_the_ring_is(name: str) -> No
     nodes = {"ring-ref": b"8", "event-channel": b"5", "state": b"4", "feature-x": b"1"}
     same = {**nodes, "state": b"3", "feature-x": b"0"}
 
-    assert ring_identity(nodes) == ring_identity(same)
-    assert ring_identity(nodes) != ring_identity({**nodes, name: b"77"})
+    assert ring_identity(resolve("block"), nodes) == ring_identity(resolve("block"), same)
+    assert ring_identity(resolve("block"), nodes) != ring_identity(
+        resolve("block"), {**nodes, name: b"77"}
+    )

@@ -10,16 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import BackendBug
+from shared.system_calls import INT, LONG, Argument
 from tests.fakes.bpf_interpreter import check, run
 from worker.jail.bpf import JEQ, REACH, Program
 from worker.jail.rules import (
     AARCH64,
     ALLOW,
-    INT,
     KILL_PROCESS,
-    LONG,
     X86_64,
-    Argument,
     Clause,
     Machine,
     assemble,

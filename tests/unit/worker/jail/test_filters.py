@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared import device_types
-from shared.device_types import HandlerInfo
+from shared.device_types import Call, DeviceType, Group, own_types
 from shared.errors import ConfigError
 from shared.worker_spec import HypervisorKind
 from tests.fakes.bpf_interpreter import Instruction, check, run
@@ -131,8 +131,9 @@ def test_filter_for_mode_log_forbids_nothing(machine: Machine, hypervisor: Hyper
 def third_party(monkeypatch: pytest.MonkeyPatch, *system_calls: str) -> str:
     """Have a handler that asks for these; its name, which is new: filters are kept by name."""
     name = f"net {system_calls}"
-    info = HandlerInfo(module="elsewhere:Net", system_calls=system_calls)
-    monkeypatch.setitem(device_types.BUILT_IN, name, info)
+    calls = (Group("what it is for", tuple(Call(name) for name in system_calls)),)
+    about = DeviceType(name=name, backend="elsewhere:Net", system_calls=calls)
+    monkeypatch.setitem(device_types.RESOLVED, name, about)
     return name
 
 
@@ -218,15 +219,15 @@ def test_syscalls_table_has_every_name_of_the_lists() -> None:
     groups = [
         *allowed.COMMON,
         *(group for groups in allowed.HYPERVISORS.values() for group in groups),
-        *(group for groups in allowed.HANDLERS.values() for group in groups),
+        *(group for one in own_types() for group in one.system_calls),
     ]
 
     assert {call.name for group in groups for call in group.calls} <= syscalls.names()
 
 
-def test_handlers_each_of_this_distribution_has_a_list() -> None:
-    """And there is no list without a handler."""
-    assert device_types.BUILT_IN.keys() == allowed.HANDLERS.keys()
+def test_device_types_each_of_this_distribution_has_a_list() -> None:
+    """A type that needs nothing besides what every worker may would have no requests to serve."""
+    assert [one.name for one in own_types() if not one.system_calls] == []
 
 
 def test_system_calls_in_the_documentation_are_those_in_force() -> None:
