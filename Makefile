@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-# One word each; `make help` lists them. PYTHON and VENV choose the interpreter and its environment.
+# One word each; `make help` lists them. PYTHON and VENV choose the interpreter and its environment,
+# CONSTRAINTS a file of exact versions of what is installed there, such as tests/debian-13.txt.
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 NATIVE := $(shell find shared worker embedded -path '*native*' -name '[!_]*.[ch]') shared/native/build.py shared/native/table.py
@@ -14,8 +16,8 @@ help: ## this list
 
 setup: $(STAMP) ## virtual environment and native modules in this checkout
 
-$(STAMP): pyproject.toml setup.py $(NATIVE)
-	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup
+$(STAMP): pyproject.toml setup.py $(NATIVE) $(CONSTRAINTS)
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" CONSTRAINTS="$(CONSTRAINTS)" sh scripts/setup
 
 demo: $(STAMP) ## the main job on real input, without Xen, in under a minute
 	@$(BIN)/python -m bench.demo

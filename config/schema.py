@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The JSON Schema of the configuration file, made from the model.
 
-`python -m config.schema` writes `config/xenbackd.schema.json` anew; a test keeps it current.
+`python -m config.schema` writes `config/xenbackd.schema.json` again; a test keeps it current.
 Editors complete and check the file with it. The loader does not use it: it knows lines, handlers
 of other distributions and rules between values, which a schema cannot say.
+
+Versions of msgspec put the members of a union in different orders. A schema says the same in any
+order, so the file has one of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ SCHEMA_FILE: Final = Path(__file__).with_name("xenbackd.schema.json")
 
 _REF: Final = "#/$defs/{name}"
 
+_UNORDERED: Final = frozenset({"allOf", "anyOf", "enum", "required"})
+"""Keywords whose lists mean the same in any order."""
+
 
 def schema() -> dict[str, Any]:
     """The schema as plain data (JSON Schema draft 2020-12)."""
@@ -32,17 +38,38 @@ def schema() -> dict[str, Any]:
     for definition in definitions.values():
         _let_sections_be_empty(definition)
     _add_types(definitions, dict(zip((one.name for one in types), refs[1:], strict=True)))
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "xenbackd configuration",
-        **refs[0],
-        "$defs": definitions,
-    }
+    made: dict[str, Any] = in_one_order(
+        {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "xenbackd configuration",
+            **refs[0],
+            "$defs": definitions,
+        }
+    )
+    return made
 
 
 def render() -> str:
     """The schema as the file's text."""
     return json.dumps(schema(), indent=2, sort_keys=True) + "\n"
+
+
+def in_one_order(part: Any) -> Any:
+    """The same schema with each list that has no order of its own sorted, null last."""
+    if isinstance(part, list):
+        return [in_one_order(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    ordered = {key: in_one_order(value) for key, value in part.items()}
+    for key in _UNORDERED & ordered.keys():
+        # Not where `key` is the name of a setting, which has a schema and not a list.
+        if isinstance(ordered[key], list):
+            ordered[key].sort(key=_place)
+    return ordered
+
+
+def _place(member: Any) -> tuple[bool, str]:
+    return member in (None, {"type": "null"}), json.dumps(member, sort_keys=True)
 
 
 def _let_sections_be_empty(definition: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from shared.device_id import DeviceId
 from shared.errors import BackendBug
-from shared.hypervisor.interface import GrantTable, Handles, Port
+from shared.hypervisor.interface import GrantTable, Handles, Mapping, Port
 from shared.logs import DeviceLogger
 from shared.messages import Nodes
 
@@ -63,6 +63,10 @@ class Device:
         self.journal = context.journal
         self.port: Port | None = None
         """The bound event channel."""
+        self._mapped: list[Mapping] = []
+        self.more = False
+        """Set by `event` where it left something for its next call, which then comes without an
+        event, after orders and beats."""
         self.jailed = False
         """No file can be opened any more; from the end of the first `init` on."""
 
@@ -95,11 +99,17 @@ class Device:
         """The frontend is Connected (S14)."""
 
     def event(self) -> None:
-        """The frontend sent an event (S21); one call may stand for many."""
+        """The frontend sent an event (S21); one call may stand for many.
+
+        Bound what one call does and set `more` where something is left: a guest that produces
+        without end must not keep the worker from its beats.
+        """
 
     def disconnect(self) -> None:
         """Finish what is in flight and give everything of the guest's back (S15). Idempotent."""
         self.unbind()
+        while self._mapped:
+            self._mapped.pop().unmap()
 
     def free(self) -> None:
         """Called once, last (S8)."""
@@ -122,7 +132,10 @@ class Device:
         poller = select.poll()
         for fd in (self.handles.event_channels.fileno(), *wake_fds):
             poller.register(fd, select.POLLIN)
-        poller.poll(max(0, round(timeout * 1000)))
+        poller.poll(0 if self.more else max(0, round(timeout * 1000)))
+        if self.more:
+            self.more = False
+            self.event()
         self.take_events()
 
     # --- helpers
@@ -133,6 +146,12 @@ class Device:
         if self.handles.grant_table is None:
             raise BackendBug(f"grant table: {self.device}: the type does not ask for one")
         return self.handles.grant_table
+
+    def map(self, refs: Sequence[int]) -> Mapping:
+        """Map pages of the frontend's, writable, until `disconnect`; raises as `GrantTable.map`."""
+        mapping = self.grant_table.map(self.device.domid, refs, writable=True)
+        self._mapped.append(mapping)
+        return mapping
 
     def bind(self, remote_port: int) -> None:
         """Bind the frontend's port (S22); raises what `bind_interdomain` raises."""

@@ -55,7 +55,7 @@ class BlockingXenstore:
     """A connection to xenstored, opened at once.
 
     `path` is a socket's path or a target. With `reconnect` a broken connection is replaced when
-    the next request (or `wait_event`) finds it broken, watches are registered anew, and only the
+    the next request (or `wait_event`) finds it broken; watches are registered again, and only the
     request that met the break fails.
 
     Methods raise `XenstoreError` (its subclasses tell the codes apart), `ConnectionLostError`
@@ -193,7 +193,7 @@ class BlockingXenstore:
         self.request(Op.UNWATCH, join_strings(Op.UNWATCH, path, token))
 
     def wait_event(self, timeout: float | None = None) -> WatchEvent | None:
-        """The next watch event; None if none came within `timeout` seconds (None: for ever)."""
+        """The next watch event; None if none came within `timeout` seconds (None: no limit)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._events:
             if self._connection.transport is None:
@@ -240,7 +240,7 @@ class BlockingXenstore:
     def request(self, op: int, payload: bytes, tx: int = 0) -> bytes:
         """Send any request and return the payload of its answer.
 
-        For hostile tests too: neither `op` nor `payload` (but for its length) is checked here.
+        For hostile tests too: `op` is not checked here, and of `payload` only the length.
         """
         packet = self._packet(op, payload, tx)
         deadline = time.monotonic() + self._timeout
@@ -262,7 +262,7 @@ class BlockingXenstore:
             self._replies.append(Packet(Op.ERROR, errno_payload(number), rq_id))
 
     def close(self) -> None:
-        """Close the connection. Idempotent; a later request opens it anew only by `reconnect`."""
+        """Close the connection for good. Idempotent."""
         self._reconnect = False
         self._connection.close()
 
@@ -316,7 +316,7 @@ class BlockingXenstore:
         return transport
 
     def _open(self) -> None:
-        """Connect, the first time or anew; the watches are registered again."""
+        """Connect, for the first time or again; all watches are registered."""
         if self._opened and not self._reconnect:
             self._transport()
         self._connection.open()

@@ -3,9 +3,9 @@
 
 - Requests are pipelined and time-limited; cancelling one is safe (see `session`).
 - Watch events arrive in `client.events`, coalesced and fair between domains (see `watches`).
-- When the connection breaks, what is in flight fails at once with `ConnectionLostError`. It is made
-  anew (see `keeper`), and then `on_reconnect` is called, since everything may have changed in
-  between. Until then requests fail at once.
+- When the connection breaks, what is in flight fails at once with `ConnectionLostError`. A new
+  one is made (see `keeper`), and then `on_reconnect` is called, since everything may have changed
+  in between. Until then requests fail at once.
 
 No threads; pyxs's Router, Client and Monitor are not used. A client belongs to one event loop.
 """
@@ -63,7 +63,7 @@ class XenstoreClient:
     Args:
         target: `SocketTarget` or `DeviceTarget` (see `choose_target`).
         timeout: seconds one request may take before xenstored counts as gone.
-        on_reconnect: called (and awaited) after the connection was made anew.
+        on_reconnect: called (and awaited) after a new connection was made.
         on_disconnect: called with the cause when it broke.
 
     Every request raises the `XenstoreError` for xenstored's refusal or `ConnectionLostError`.
@@ -147,7 +147,7 @@ class XenstoreClient:
         await self._request(Op.WRITE, join_strings(Op.WRITE, path) + value, tx)
 
     async def write_many(self, nodes: Mapping[str, bytes], tx: int = 0) -> None:
-        """Write nodes in this order, all at once; in a transaction, lest some are and some not."""
+        """Write nodes in this order, all at once; all of them or none only in a transaction."""
         await answers(
             self._request(Op.WRITE, join_strings(Op.WRITE, path) + value, tx)
             for path, value in nodes.items()

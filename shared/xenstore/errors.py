@@ -37,7 +37,7 @@ class AlreadyExistsError(XenstoreError):
 
 
 class TransactionConflictError(XenstoreError):
-    """EAGAIN: somebody else changed what the transaction used. Start it anew."""
+    """EAGAIN: somebody else changed what the transaction used. Start again."""
 
 
 class InvalidRequestError(XenstoreError):

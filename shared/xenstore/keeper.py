@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Keeps a session with xenstored: opens it, and makes it anew whenever it breaks.
+"""Keeps a session with xenstored: opens it, and replaces it when it breaks.
 
 What was in flight fails at once. In the background a new session is tried, at growing intervals;
 it is in use once all watches are registered with it, and then the owner is told. Until then there
@@ -126,7 +126,7 @@ class SessionKeeper:
             except ConnectionLostError:
                 continue  # Lost again meanwhile: it is called again after the next reconnect.
             except Exception:
-                # Whatever the owner does wrong, the connection has to be kept up.
+                # The owner's mistake must not cost the connection.
                 log.exception("xenstore: the rescan after reconnecting failed")
 
     async def _reconnect(self) -> None:

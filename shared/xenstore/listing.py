@@ -3,7 +3,7 @@
 
 DIRECTORY_PART (docs/misc/xenstore.txt) answers `<generation>|<name>|*` from a byte offset in the
 list of names; an empty name ends the list. The generation changes when the node does, and then
-what was gathered is worth nothing and the listing starts anew. No I/O here.
+what was gathered is worth nothing and the listing starts again. No I/O here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shared.errors import HostError
 from shared.xenstore.errors import WireError
 
 RESTARTS_MAX: Final = 100
-"""Changes during one listing after which it is given up: somebody changes the node all the time."""
+"""Changes during one listing after which it is given up: somebody keeps changing the node."""
 
 
 class PartialListing:

@@ -149,7 +149,7 @@ class Session:
             self._on_lost(cause)
 
     def _take_id(self) -> int:
-        # 0 is left out: older kernels answer WATCH with it, whatever was asked.
+        # 0 is left out: older kernels answer WATCH with it, not with the request's id.
         rq_id = self.next_id
         while rq_id in self._pending:
             rq_id = rq_id % REQUEST_ID_MAX + 1
@@ -205,7 +205,7 @@ class Session:
         return True
 
     def _check_time(self) -> None:
-        # If it was us who were late, the answers are waiting to be read.
+        # If we are the ones who are late, the answers are waiting to be read.
         for _ in range(LATE_READS_MAX):
             if not self._readable():
                 break

@@ -2,7 +2,7 @@
 """Watch events between arrival and their consumer: coalesced, bounded, fair.
 
 A guest can make as many events as it likes. So:
-- at most one event is pending per (path, token), as the kernel does it since XSA-349;
+- at most one event is pending per (path, token), as in the kernel since XSA-349;
 - every domain has a queue of its own and they are served in turn, so that a noisy domain delays
   nobody but itself;
 - a domain's queue is bounded; when it is full, each watch's events in it collapse to one event
@@ -142,7 +142,7 @@ class WatchQueue:
         return WatchEvent(path, watch.token)
 
     async def hand_out(self, take: Callable[[WatchEvent], None]) -> None:
-        """Call `take` with every event, for ever."""
+        """Call `take` with every event; never returns."""
         while True:
             take(await self.get())
             for _ in range(EVENTS_PER_TURN):

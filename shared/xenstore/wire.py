@@ -4,9 +4,9 @@
 Source: xen/include/public/io/xs_wire.h (`struct xsd_sockmsg`: type, req_id, tx_id, len; 32 bits
 each, in the byte order of the machine) and docs/misc/xenstore.txt (payloads).
 
-Built on the packet of pyxs, which is deficient in one way: it refuses the operations that came
-after its time (RESET_WATCHES, DIRECTORY_PART) and whatever a hostile client makes up. Does no
-I/O; used by the clients and by the embedded server alike.
+Built on the packet of pyxs, except for its check of operations: it refuses those that came after
+its time (RESET_WATCHES, DIRECTORY_PART) and those that a hostile client makes up. Does no I/O; used
+by the clients and by the embedded server.
 """
 
 from __future__ import annotations

@@ -282,6 +282,7 @@ ALLOWED = {
     "connecting": (_unix_socket, errno.ENOENT),
     "looking for a file": (_look, errno.EACCES),
     "asking for a terminal": (lambda: int(os.isatty(0)), 0),
+    "asking for the directory": (lambda: 0 if os.getcwd() else ERROR, 0),  # noqa: PTH109
     "clone3": (lambda: _named("clone3", 0, 0), errno.ENOSYS),
 }
 """What a worker may do, and the status its process then ends with."""

@@ -10,8 +10,8 @@ What is not on the list kills the worker. An errno stands only where honest code
 library asks and goes on without: its `why` says which.
 
 The lists were found by reasoning and by tracing workers under load, in recovery, adoption and
-fatal signals (glibc 2.36, CPython 3.11, libzmq 4.3.5); other versions of these make others of
-these calls, so whole families stand here (poll, ppoll).
+fatal signals (glibc 2.36, CPython 3.11 and 3.13, libzmq 4.3.5); other versions of these make others
+of these calls, so whole families stand here (poll, ppoll).
 """
 
 from __future__ import annotations
@@ -131,6 +131,10 @@ COMMON: Final[tuple[Group, ...]] = (
     Group(
         "Python looks whether a file is there, for a module or a line of a traceback",
         tuple(Call(name, error=errno.EACCES) for name in ("stat", "lstat", "newfstatat")),
+    ),
+    Group(
+        "Python compares its directory with that of a module in which a name is missing",
+        _plain("getcwd"),  # since 3.13, to say that the module hides one of the library's
     ),
     Group(
         "Python asks whether stderr is a terminal before it writes a traceback",

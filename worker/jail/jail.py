@@ -8,7 +8,8 @@ Invariants:
 - a step that should have worked and did not leaves a process that must not go on: `HostError`.
 
 After entry no file can be opened, so what Python would look up in files later is settled first:
-modules come from memory or not at all, tracebacks have no lines of source.
+modules come from memory or not at all, tracebacks have no lines of source. One thing stays: source
+text compiled inside must be right, for Python opens a file to show the line of a syntax error.
 """
 
 from __future__ import annotations

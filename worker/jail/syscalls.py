@@ -40,6 +40,7 @@ fstat 5 80
 fstatfs 138 44
 ftruncate 77 46
 futex 202 98
+getcwd 79 17
 getpeername 52 205
 getpid 39 172
 getrandom 318 278

@@ -87,6 +87,32 @@ def test_schema_file_is_current() -> None:
     assert schema.render() == schema.SCHEMA_FILE.read_text()
 
 
+def turned_round(part: Any) -> Any:
+    """A schema with everything that may stand in any order in the opposite one."""
+    if isinstance(part, dict):
+        return {key: turned_round(value) for key, value in reversed(part.items())}
+    if isinstance(part, list):
+        return [turned_round(one) for one in reversed(part)]
+    return part
+
+
+def test_schema_from_another_order_is_the_same_text() -> None:
+    """The file does not depend on how a version of msgspec orders the members of a union."""
+    made = schema.schema()
+    other = turned_round(made)
+
+    assert schema.in_one_order(other) == made
+    assert other != made
+
+
+def test_schema_of_a_setting_that_may_be_empty_ends_with_null() -> None:
+    """Readers find what may be written first, for types and for sections."""
+    properties = schema.schema()["$defs"]["TypeConfig"]["properties"]
+
+    for name in ("log_level", "restart", "options"):
+        assert [one.get("type") == "null" for one in properties[name]["anyOf"]] == [False, True]
+
+
 def test_schema_knows_the_options_of_the_handlers() -> None:
     """A type with the handler block is held against the block options."""
     rules = schema.schema()["$defs"]["TypeConfig"]["allOf"]

@@ -71,6 +71,21 @@ def test_connection_nobody_listens_says_so(tmp_path: Path) -> None:
         Connection(SocketTarget(path)).open()
 
 
+def test_connection_is_opened_once_until_it_is_closed(tmp_path: Path) -> None:
+    """pyxs keeps the transport: it is made by the first `open` and let go of by `close`."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        connection = Connection(SocketTarget(path))
+        first = connection.open()
+        assert connection.open() is first
+        connection.close()
+        assert connection.transport is None
+        assert connection.open() is not first
+        connection.close()
+
+
 def test_device_each_request_leaves_in_one_write(
     device: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

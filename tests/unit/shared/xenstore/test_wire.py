@@ -36,6 +36,17 @@ def test_packet_encoded_is_header_and_payload() -> None:
     assert packet.encode() == struct.pack("=IIII", 22, 7, 9, 5) + b"/a\x000\x00"
 
 
+def test_packet_has_the_fields_of_pyxs_in_its_order() -> None:
+    """Packets are made past the constructor of pyxs, so its tuple must be the one we fill."""
+    assert Packet(Op.READ, b"/a\0", 7, 9)._asdict() == {
+        "op": Op.READ,
+        "rq_id": 7,
+        "tx_id": 9,
+        "size": 3,
+        "payload": b"/a\0",
+    }
+
+
 def test_packet_payload_over_limit_is_refused() -> None:
     """4096 bytes fit into a packet, one more does not."""
     assert Packet(Op.WRITE, b"x" * 4096, 1).size == 4096
