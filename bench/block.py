@@ -32,8 +32,10 @@ from bench.lab import DEFAULT_CONFIG, Lab
 from embedded.guest.client import GuestClient
 from embedded.guest.control import socket_path
 from embedded.guest.launch import create_guest
+from worker.devices.block.guest.client import RemoteDisk
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.load import LoadConfig, Rw
+from worker.devices.block.guest.toolstack import new_disks
 
 MIB: Final = 1 << 20
 POLL_US: Final = 200
@@ -94,15 +96,12 @@ def fio(image: Path, case: Case, engine: str, seconds: float) -> float:
     return float(job["read" if "read" in case.rw else "write"]["iops"])
 
 
-def through_the_ring(
-    lab: Lab, guest: GuestClient, case: Case, seconds: float
-) -> tuple[float, float]:
+def through_the_ring(lab: Lab, disk: RemoteDisk, case: Case, seconds: float) -> tuple[float, float]:
     """I/Os per second of the guest, and the worker's CPU microseconds per ring request."""
     before = lab.wait_connected(DEVICE)
     assert before.pid is not None
     cpu = cpu_seconds(before.pid)
-    result = guest.io(
-        "xvda",
+    result = disk.io(
         LoadConfig(
             rw=case.rw, block_size=case.block, depth=case.depth, runtime=seconds, poll_us=POLL_US
         ),
@@ -129,14 +128,14 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def measure(lab: Lab, image: Path, rounds: int, seconds: float) -> dict[str, Samples]:
     """All rounds."""
-    guest = GuestClient(socket_path(lab.embedded_dir, 1))
+    disk = RemoteDisk(GuestClient(socket_path(lab.embedded_dir, 1)), "xvda")
     samples = {case.name: Samples() for case in CASES}
     for number in range(rounds):
         for case in CASES:
             kept = samples[case.name]
 
             def ring(case: Case = case, kept: Samples = kept) -> None:
-                rate, cpu = through_the_ring(lab, guest, case, seconds)
+                rate, cpu = through_the_ring(lab, disk, case, seconds)
                 kept.ring.append(rate)
                 kept.cpu_us.append(cpu)
 
@@ -195,7 +194,7 @@ def main() -> int:
         with image.open("wb") as file:
             for _ in range(args.size):
                 file.write(os.urandom(MIB))
-        create_guest(lab.embedded_dir, "bench", [DiskSpec(path=str(image), vdev="xvda")])
+        create_guest(lab.embedded_dir, "bench", new_disks([DiskSpec(path=str(image), vdev="xvda")]))
         lab.wait_connected(DEVICE)
         held = report(measure(lab, image, args.rounds, args.seconds))
     return 0 if held else 1

@@ -24,8 +24,10 @@ from bench.lab import Lab
 from embedded.guest.client import GuestClient
 from embedded.guest.launch import GuestHandle, create_guest
 from shared.errors import BlamedError, HostError
+from worker.devices.block.guest.client import RemoteDisk
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.load import LoadConfig, LoadResult
+from worker.devices.block.guest.toolstack import new_disks
 
 DISK: Final = "xvda"
 DEVID: Final = 51712
@@ -69,6 +71,7 @@ class ChaosGuest:
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._handle: GuestHandle
         self._client: GuestClient
+        self._disk: RemoteDisk
 
     @property
     def pid(self) -> int | None:
@@ -131,7 +134,7 @@ class ChaosGuest:
             readback=False,
             record=str(self.record),
         )
-        self._client.flush(DISK)
+        self._disk.flush()
         self.totals["flushes"] += 1
 
     def _read_back(self) -> None:
@@ -147,7 +150,7 @@ class ChaosGuest:
             stall=PATIENCE,
             **figures,  # type: ignore[arg-type]
         )
-        result = self._client.io(DISK, config)
+        result = self._disk.io(config)
         self.totals["I/Os"] += result.reads + result.writes
         self.totals["units verified"] += result.verified
         if result.end != "done" or not result.ok or result.in_flight:
@@ -192,14 +195,19 @@ class ChaosGuest:
     def _create(self) -> None:
         spec = DiskSpec(path=str(self._image), vdev=DISK)
         self._handle = create_guest(
-            self._lab.embedded_dir, self.name, [spec], memory_pages=MEMORY_PAGES, timeout=PATIENCE
+            self._lab.embedded_dir,
+            self.name,
+            new_disks([spec]),
+            memory_pages=MEMORY_PAGES,
+            timeout=PATIENCE,
         )
         self._client = self._handle.client()
+        self._disk = RemoteDisk(self._client, DISK)
         self.domid = self._handle.domid
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
-        for chunk in self._client.read_out(DISK):
+        for chunk in self._disk.read_out():
             digest.update(chunk)
         return digest.hexdigest()
 

@@ -26,9 +26,9 @@ from rich.table import Table
 
 from bench.lab import DEFAULT_CONFIG, Lab, is_serving
 from embedded.guest.launch import create_guest
-from embedded.toolstack import attach_disk
 from shared.control import DeviceStatus
 from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.toolstack import attach_disk
 
 GUEST_PAGES: Final = 4096
 TICKS: Final = os.sysconf("SC_CLK_TCK")

@@ -31,12 +31,13 @@ from bench.flood import Cycles, Flood
 from bench.held import Held, count, resident
 from bench.lab import DEFAULT_CONFIG, Lab
 from embedded.domain import Domain
-from embedded.toolstack import attach_disk, backend_path, create_domain, wait_backend_state
+from embedded.toolstack import backend_path, create_domain, wait_backend_state
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 from worker.devices.block.guest.blkfront import BlockFrontend
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.ring import RSP_PROD
+from worker.devices.block.guest.toolstack import attach_disk
 
 DEADLINE: Final = 30.0
 FLOOR_RATIO: Final = 2.0
@@ -59,7 +60,7 @@ class Guest(NamedTuple):
     @property
     def backend(self) -> str:
         """Backend directory of its disk."""
-        return backend_path(self.domain.domid, self.disk.devid)
+        return backend_path(self.domain.domid, self.disk.kind, self.disk.devid)
 
     @property
     def device(self) -> str:

@@ -40,8 +40,10 @@ from shared.worker_spec import JailSpec, WorkerSpec
 from supervisor.workers.forking import ForkServer, Launch
 from supervisor.workers.spawner import ENTRY_POINT, PRELOAD
 from tests.fakes.block.worker_bench import DEVID, Hypervisor
+from worker.devices.block.guest.client import RemoteDisk
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.load import LoadConfig
+from worker.devices.block.guest.toolstack import new_disks
 
 START_LIMIT: Final = 2.0
 """Largest ratio of start times that is acceptable."""
@@ -184,14 +186,14 @@ def report_data_path(
             image = lab.images / f"{vdev}.img"
             image.write_bytes(os.urandom(MIB) * megabytes)
             specs.append(DiskSpec(path=str(image), vdev=vdev, kind=kind))
-        create_guest(lab.embedded_dir, "bench", specs)
+        create_guest(lab.embedded_dir, "bench", new_disks(specs))
         guest = GuestClient(socket_path(lab.embedded_dir, 1))
         disks = []
         for name, spec in zip(names, specs, strict=True):
             status = lab.wait_connected(f"{spec.kind}/1/{spec.devid}")
             assert status.pid is not None
             assert bool(status.jail) == (name != "unjailed")
-            if not guest.io(spec.vdev, ALL_PAGES).ok:
+            if not RemoteDisk(guest, spec.vdev).io(ALL_PAGES).ok:
                 raise RuntimeError(f"{name}: the first load failed")
             disks.append(Disk(name, spec.vdev, status.pid))
         sealed = names.count("sealed")

@@ -35,8 +35,10 @@ from bench.lab import DEFAULT_CONFIG, Lab
 from embedded.guest.client import GuestClient
 from embedded.guest.control import socket_path
 from embedded.guest.launch import create_guest
+from worker.devices.block.guest.client import RemoteDisk
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.load import LoadConfig, Rw
+from worker.devices.block.guest.toolstack import new_disks
 
 KINDS: Final[dict[Literal["vbd", "qdisk"], str]] = {"vbd": "xvda", "qdisk": "xvdb"}
 """Two types, so that they can have different options."""
@@ -110,8 +112,7 @@ def run(
 ) -> None:
     """One measurement."""
     before = cpu_seconds(disk.pid)
-    result = guest.io(
-        disk.vdev,
+    result = RemoteDisk(guest, disk.vdev).io(
         LoadConfig(
             rw=case.rw,
             depth=case.depth,
@@ -197,7 +198,7 @@ def main() -> int:
                 for _ in range(args.size):
                     file.write(os.urandom(MIB))
             specs.append(DiskSpec(path=str(image), vdev=vdev, kind=kind))
-        create_guest(lab.embedded_dir, "bench", specs)
+        create_guest(lab.embedded_dir, "bench", new_disks(specs))
         disks = []
         for name, spec in zip(NAMES, specs, strict=True):
             status = lab.wait_connected(f"{spec.kind}/1/{spec.devid}")

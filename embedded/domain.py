@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """A living domain seen from inside: its memory, grant table and event channels.
 
-This is what guests are written with. The domain lives as long as somebody holds its lifeline:
-the process that made it, and whoever got `descriptors` by fork or exec and adopted it. Nothing is
-checked on the way to the guest's own memory: a hostile guest writes what it likes, `memory` and
+This is what guests are written with. The domain lives as long as a process holds its lifeline: the
+one that made it, or one that got `descriptors` by fork or exec and adopted it. Nothing is checked
+on the way to the guest's own memory: a hostile guest writes what it likes, and `memory` and
 `write_grant_entry` are all it needs.
 
-Frames and references are handed out from lists, each in constant time. The lists are this
-object's: of several processes in one domain only one may allocate. Not thread-safe, but `notify`
-may be called from any thread.
+Frames and references are handed out from lists, each in constant time. The lists belong to this
+object: of several processes in one domain only one may allocate. Not thread-safe, except that
+`notify` may be called from any thread.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Domain:
         Args:
             directory: of the embedded hypervisor.
             name: at most 64 ASCII characters.
-            pages: size of its memory, of which 33 are the header's and the grant table's.
+            pages: size of its memory; the header and the grant table take 33 of them.
             domid: the id it must have; the next free one if None.
 
         Raises:
@@ -99,7 +99,7 @@ class Domain:
     def adopt(cls, lifeline_fd: int, memory_fd: int, directory: Path, domid: int) -> Self:
         """Continue a domain from its descriptors, which are this object's from now on.
 
-        All its memory counts as free but for grant entries that are in use.
+        All its memory counts as free, except grant entries that are in use.
         """
         try:
             return cls(directory, domid, lifeline_fd, memory_fd)
@@ -126,7 +126,7 @@ class Domain:
     # --- memory --------------------------------------------------------------------------------
 
     def page(self, frame: int) -> memoryview:
-        """One page as bytes; not cleared by anyone but whoever used it last."""
+        """One page as bytes; it still holds what its last user left there."""
         return self.memory[frame * PAGE_SIZE : (frame + 1) * PAGE_SIZE]
 
     def alloc_pages(self, count: int, *, contiguous: bool = False) -> list[int]:
@@ -171,7 +171,7 @@ class Domain:
         while self._free_refs:
             ref = self._free_refs.pop()
             if self._flags(ref):
-                continue  # an earlier life of this domain, adopted by us, has it in use
+                continue  # in use since before we adopted this domain
             flags = GrantFlags.PERMIT_ACCESS | (GrantFlags.READONLY if readonly else 0)
             lib.embedded_grant_set(self._entry(ref), flags, domid, frame)
             return GrantRef(ref)
@@ -240,7 +240,7 @@ class Domain:
         for descriptor in self._descriptors:
             os.close(descriptor)
         ffi.release(self._base)
-        # Views that somebody still has keep the memory mapped, as after a crash; it goes with them.
+        # Views that are still held keep the memory mapped, as after a crash, until they are gone.
         with contextlib.suppress(BufferError):
             self.memory.release()
             self._map.close()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Domains as the hypervisor keeps them: identity, memory, life.
 
-Ids rise and are not given again before all others were used, as Xen does, unless one is asked
-for. Every domain has a serial number that no other ever has, so a re-used id is told apart. The
-memory is a sparse, sealed file: the domain cannot shrink it under those who have it mapped.
+Ids rise and are not given again before all others were used, as on Xen, unless one is asked for.
+Every domain has a serial number that no other ever has, which tells a re-used id apart. The memory
+is a sparse, sealed file: the domain cannot shrink it under processes that have it mapped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DomainRecord:
         self.grants = GrantTable(memoryview(self._head)[GRANT_FRAME * PAGE_SIZE :], pages)
 
     def die(self) -> None:
-        """Tell those who copy that the domain is no more, and let go of its memory."""
+        """Tell the processes that copy that the domain is dead, and release its memory."""
         self.alive = False
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(self._head)))
         lib.embedded_set_alive(address, 0)

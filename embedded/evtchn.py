@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The event-channel table: who has which port, and what is bound to what.
 
-A channel has two ends. An end is a port of a domain, owned by one handle; or nobody's, and then
+A channel has two ends. An end is a port of a domain, owned by one handle, or it is free, and then
 the channel remembers which domain may bind there. Semantics as in xen/common/event_channel.c:
 
 - binding needs an unbound end kept for the caller's domain, else EINVAL (ESRCH: no such domain,
   which the caller of this table looks up);
-- closing one end makes the other unbound for the same domain, so it can be bound anew;
-- a channel with no end left is no more.
+- closing one end makes the other unbound for the same domain, so it can be bound again;
+- a channel with no end left is dead.
 
-Does no I/O: bells are only numbers here; whoever closes ends gets the dead channels back and
-closes their bells.
+Does no I/O: bells are only numbers here; the caller that closes ends gets the dead channels back
+and closes their bells.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Channel:
 
 
 class _Ports:
-    """The ports of one domain; as on Xen the lowest free number is given next, never 0."""
+    """The ports of one domain; as on Xen, the lowest free number is given next, never 0."""
 
     def __init__(self, limit: int) -> None:
         self.ends: dict[int, End] = {}

@@ -2,13 +2,13 @@
 """A domain's grant table as the hypervisor sees it: checking, pinning, counting.
 
 The entries lie in the domain's memory, and the domain can write anything there at any time. So
-what is mapped is known from the counts here, never from the marks in the entries; those are for
-the domain's eyes. Semantics as in xen/common/grant_table.c, version 1:
+the counts here say what is mapped, never the marks in the entries; those are for the domain to
+see. Semantics as in xen/common/grant_table.c, version 1:
 
 - an entry is checked and marked (GTF_reading, GTF_writing) by compare-and-swap, its frame read
-  once; while it is mapped, further mappings get that same frame whatever the entry says by then;
-- a read-write mapping needs an entry without GTF_readonly, even when it is mapped already;
-- the marks go with the last mapping, GTF_writing with the last writable one.
+  once; while it is mapped, further mappings get that same frame, even if the entry has changed;
+- a read-write mapping needs an entry without GTF_readonly, even if it is mapped already;
+- the marks are cleared with the last mapping, GTF_writing with the last writable one.
 
 Does no I/O; the atomic accesses are in native code.
 """
@@ -50,7 +50,7 @@ class GrantTable:
 
     Args:
         entries: the table in the domain's memory, `GRANT_ENTRIES` entries.
-        pages: size of the domain's memory; frames beyond are refused.
+        pages: size of the domain's memory; frames beyond its end are refused.
     """
 
     def __init__(self, entries: memoryview, pages: int) -> None:
@@ -63,7 +63,7 @@ class GrantTable:
         """Pages mapped now, each mapping counted."""
 
     def close(self) -> None:
-        """The domain died: nothing can be mapped any more, what is mapped stays counted."""
+        """The domain died: nothing more can be mapped; what is mapped stays counted."""
         self._base = 0
         self._buffer = None
 

@@ -41,7 +41,7 @@ class Handle:
         self._ever_mapped = False
 
     def restrict(self, domid: int) -> None:
-        """As IOCTL_EVTCHN_RESTRICT_DOMID: once and for ever; raises TableError(EACCES)."""
+        """As IOCTL_EVTCHN_RESTRICT_DOMID: once, never undone; raises TableError(EACCES)."""
         if self.restricted_to is not None:
             raise TableError(errno.EACCES)
         self.restricted_to = domid

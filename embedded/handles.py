@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The hypervisor interface over the embedded hypervisor.
 
-The functions in C are those of embedded/native; `shared.hypervisor.translation` does the
-rest. A guest that revoked a grant, closed its port or died is at fault; a hypervisor that is gone
-is the host's failure; a call that cannot be right is our bug.
+The functions in C are those of embedded/native; `shared.hypervisor.translation` does the rest. A
+guest that revoked a grant, closed its port or died is at fault; a hypervisor that is gone is the
+host's failure; a call that can never be right is our bug.
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@ Below the directory:
     lock                    held while one runs
     hypervisor/domain/N     sockets of the domains, 0 is dom0's
     xenstored/              xenstored's socket, journal and lock
-    xenstored.pid           who to end if an earlier one of us was killed
+    xenstored.pid           the process to end if an earlier host was killed
 
-xenstored may be killed at any time: it is started anew and goes on from its journal. When this
+xenstored may be killed at any time: it is started again and goes on from its journal. When this
 process ends on SIGTERM or SIGINT, all domains die and nothing of the above is left. A directory
-that a killed one left behind is taken over: its domains died with it, so its store is dropped.
+that a killed host left behind is taken over: its domains died with it, so its store is dropped.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class _Xenstored:
             xenstore.write("/local/domain/0/name", "Domain-0")
 
     async def keep_running(self, reaper: Reaper) -> None:
-        """Start it anew whenever it dies, until cancelled."""
+        """Start it again each time it dies, until cancelled."""
         while True:
             assert self._process is not None
             await _wait_for_end(self._process)
-            _log.error("xenstored: process %d: ended, starting it anew", self._process.pid)
+            _log.error("xenstored: process %d: ended, starting it again", self._process.pid)
             pause = 0.1
             while not await self._restarted():
                 await asyncio.sleep(pause)
@@ -104,7 +104,7 @@ class _Xenstored:
             pid = int(self._pid_file.read_text())
             process = os.pidfd_open(pid)
             try:
-                # Asked after the process is held: the number may be another's by now.
+                # Asked after the process is held: another process may have the number by now.
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 if os.fsencode(self._directory) in command:
                     signal.pidfd_send_signal(process, signal.SIGKILL)
@@ -188,7 +188,7 @@ def _locked(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed before it is let go: whoever waits for the old file sees that it is no more.
+        # Removed before it is released: a process that waits for the old file sees that it is gone.
         path.unlink(missing_ok=True)
         os.close(lock)
         if made:

@@ -86,12 +86,12 @@ class Hypercalls:
         return CreatedDomain(made, memory[0], lifeline[0])
 
     def destroy_domain(self, domid: int) -> None:
-        """End a domain at once, whoever holds its lifeline."""
+        """End a domain at once, even if its lifeline is still held."""
         result = lib.embedded_call(self._handle.native, Op.DESTROY_DOMAIN, domid, 0)
         _check("destroy domain", str(domid), result)
 
     def list_domains(self) -> list[DomainInfo]:
-        """The living domains but dom0, in order of their ids."""
+        """The living domains except dom0, in order of their ids."""
         return msgspec.convert(self._query(Op.LIST_DOMAINS), list[DomainInfo])
 
     def stats(self) -> Stats:

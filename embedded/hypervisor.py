@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
 """The embedded hypervisor: one process that keeps domains, event channels and grants apart.
 
-Every living domain has a socket `DIR/hypervisor/domain/<domid>`; who can connect there speaks for
-that domain. A connection is a handle, as an open /dev/xen/evtchn or gntdev: when it closes, for
-whatever reason, its ports are closed and its mappings released. Invariants:
+Every living domain has a socket `DIR/hypervisor/domain/<domid>`; a process that can connect there
+speaks for that domain. A connection is a handle, like an open /dev/xen/evtchn or gntdev: when it
+closes, for any reason, its ports are closed and its mappings released. Invariants:
 
 - a client can only make its own calls fail: bad requests are answered with an errno, and a client
   that does not take its reply loses its handle;
-- what was closed before a request was made is closed when the request is served: whoever has
+- what was closed before a request was made is closed when the request is served: a client that has
   seen a process die finds its ports and pages free;
 - nothing here waits for a client, and one readiness callback serves one request, so a noisy
-  client gets its turn only;
-- events and copies do not come by here at all (embedded/native).
+  client gets only its turn;
+- events and copies do not pass through here at all (embedded/native).
 
-It keeps domains apart as Xen does for the guests' side of the protocols. It does not confine a
-process of the host's user: whoever speaks for a domain gets whole memories to copy from, and both
-bells of its channels.
+It keeps domains apart as Xen does for the guests' side of the protocols. It does not confine the
+processes of the host's user: one that speaks for a domain gets whole memories to copy from, and
+both bells of its channels.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class HypervisorServer:
         directory: holds `hypervisor/`, which is made and removed here.
         on_death: called with the id of every domain that died. Until `reaped` is called with it,
             no other domain gets the id: what others still know of the dead one would be taken for
-            the new one's. Without `on_death` ids are free at once.
+            the new one's. Without `on_death`, ids are free at once.
     """
 
     def __init__(self, directory: Path, on_death: Callable[[int], None] | None = None) -> None:
@@ -213,14 +213,14 @@ class HypervisorServer:
         end.close()
 
     def _settle(self) -> None:
-        """Serve those who hung up first, for the loop's order is not that of what happened."""
+        """See to the clients that hung up first: the loop's order is not that of what happened."""
         for descriptor, _ in self._hangups.poll(0):
             if descriptor in self._on_hangup:
                 self._on_hangup[descriptor]()
 
     def _refuse_one(self, listener: socket.socket, error: OSError) -> None:
-        # Out of descriptors the listener stays readable for ever: with the spare one we can take
-        # the caller in and turn him away.
+        # Without free descriptors the listener would stay readable forever: the spare one lets us
+        # accept the caller and turn it away.
         _log.error("open handle: embedded hypervisor: %s", error.strerror)
         self._give_up_spare()
         with contextlib.suppress(OSError):
@@ -256,7 +256,7 @@ class HypervisorServer:
             return
         request = Request.parse(untrusted_data)
         if request and request.op == Op.CREATE_DOMAIN and request.domid in self._dying:
-            # As on Xen a dying domain has its id until it is all gone; answered by `reaped`.
+            # As on Xen, a dying domain keeps its id until all of it is gone; `reaped` answers.
             self._dying[request.domid].append((handle, untrusted_data))
             return
         self._respond(handle, untrusted_data)
@@ -308,17 +308,17 @@ class HypervisorServer:
         self._lifelines[domid] = ours
         self._attend(
             ours,
-            functools.partial(self._lifeline_stirs, domid, ours),
+            functools.partial(self._lifeline_ready, domid, ours),
             functools.partial(self.destroy, domid),
         )
-        _log.info("domain %d (%s) is there, %d pages", domid, name, record.pages)
+        _log.info("domain %d (%s) is alive, %d pages", domid, name, record.pages)
         # Closed once the reply is out: from then on only the client holds it.
         self._loop.call_soon(theirs.close)
         return Reply(
             value=domid, serial=record.serial, descriptors=(record.memory, theirs.fileno())
         )
 
-    def _lifeline_stirs(self, domid: int, lifeline: socket.socket) -> None:
+    def _lifeline_ready(self, domid: int, lifeline: socket.socket) -> None:
         try:
             cut = not lifeline.recv(4096)
         except BlockingIOError:

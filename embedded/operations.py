@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What every domain may ask of the hypervisor: event channels and grants, on a handle of its own.
 
-Each call checks the request, changes the tables and says what to answer. Errors are `TableError`
+Each call checks the request, changes the tables and returns the answer. Errors are `TableError`
 (the caller's errno) or `OSError` (ours, no descriptors left); the tables are unchanged then. Does
-no talking to clients; managing domains is in `embedded.hypervisor`.
+not talk to clients; managing domains is in `embedded.hypervisor`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Operations:
         if request.domid:
             self._domains.get(request.domid)
         end = self._channels.bind(handle.domid, request.domid, request.argument, handle)
-        # What was sent while the end was unbound is lost, and the port starts pending. Ringing
-        # first means that reading has something to read and so can never wait.
+        # What was sent while the end was unbound is lost, and the port starts pending. We ring
+        # first, so that the read has something to take and never waits.
         os.eventfd_write(end.own_bell, 1)
         os.eventfd_read(end.own_bell)
         os.eventfd_write(end.own_bell, 1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The embedded hypervisor's messages and memory layout: mirror of native/protocol.h.
 
-The comments there say what each operation takes and gives. A test compares sizes, offsets and
+The comments there say what each operation takes and returns. A test compares sizes, offsets and
 numbers of both. Does no I/O.
 """
 
@@ -68,7 +68,7 @@ class GrantFlags(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as the hypervisor got it; everything in it is the client's word."""
+    """A request as the hypervisor got it; all of it is what the client claims."""
 
     op: int
     domid: int

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What happens in xenstore when a domain has died: xenstored is told, the leftovers are removed.
 
-As with libxl's on_crash=destroy, only done by the host, so that a guest that was killed leaves
+As with libxl's on_crash=destroy, but done by the host, so that a guest that was killed leaves
 nothing behind. Domains are taken one after another; what fails (xenstored is away) is tried again
-until it works, with growing pauses, at once when xenstored is back. Nothing is forgotten.
+until it works, with growing pauses, and at once when xenstored is back. Nothing is forgotten.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shared.xenstore.blocking import BlockingXenstore
 
 RETRY_FIRST: Final = 0.2
 RETRY_MAX: Final = 5.0
-"""Seconds between attempts, doubling from the one to the other."""
+"""Seconds between attempts, doubling from the first to the last."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Reaper:
         self._dead.put_nowait(domid)
 
     def retry_now(self) -> None:
-        """xenstored was started anew: do not wait any longer."""
+        """xenstored was started again: do not wait any longer."""
         self._store_is_back.set()
 
     async def run(self) -> None:
@@ -76,7 +76,7 @@ def remove_from_xenstore(xenstore_socket: Path, domid: int) -> None:
     Raises:
         HostError: xenstored is away or refused; may be called again.
     """
-    # Here, lest the server needs the toolstack to start.
+    # Here, so that the server starts without the toolstack.
     from embedded.toolstack import remove_domain
 
     with BlockingXenstore(xenstore_socket) as xenstore:

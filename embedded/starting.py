@@ -21,7 +21,7 @@ def start_process(
     """Run `python -m module --dir directory --ready-fd N`; returns once it wrote to N.
 
     The caller stops it with `terminate()` and waits for it. It has a session of its own, so a
-    terminal's Ctrl-C does not reach it. What it has to say goes to our standard error.
+    terminal's Ctrl-C does not reach it. Its standard error is ours.
 
     Raises:
         HostError: it ended, or was not ready in time; the cause is on standard error.
@@ -47,7 +47,7 @@ def start_process(
         readable, _, _ = select.select([ready], [], [], timeout)
         if readable and os.read(ready, 1):
             return process
-    except BaseException:  # Ctrl-C: nobody else knows of it
+    except BaseException:  # Ctrl-C: nobody else would end it
         _end(process, timeout)
         raise
     finally:
@@ -58,7 +58,7 @@ def start_process(
 
 
 def _end(process: subprocess.Popen[bytes], timeout: float) -> int:
-    # Asked first: killed, it could not take its own children with it.
+    # Asked to end first: killed, it could not end its own children.
     process.terminate()
     try:
         return process.wait(timeout)

@@ -2,10 +2,11 @@
 """What a toolstack does to xenstore so that a domain has devices: the nodes libxl writes.
 
 Source of nodes, permissions and order: Xen 4.19, tools/libs/light (libxl_create.c,
-libxl_device.c, libxl_disk.c). `xs` is always a connection of the privileged domain, and one that
-nobody else watches by: waiting reads its events.
+libxl_device.c). `xs` is always a connection of the privileged domain that nobody else watches
+with: waiting reads its events.
 
-Starts no guest and creates no domain; see `embedded.guest.launch`.
+Knows no device type: a `NewDevice` brings the nodes of its own. Starts no guest and makes no
+domain; `embedded.guest.launch` does.
 """
 
 from __future__ import annotations
@@ -13,24 +14,54 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from shared.errors import HostError
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 from shared.xenstore.errors import NoEntryError
-from worker.devices.block.guest.disk import DiskSpec
 
 CLOSE_TIMEOUT: Final = 10.0
 """Seconds a backend has to close (LIBXL_DESTROY_TIMEOUT)."""
 INIT_TIMEOUT: Final = 10.0
 """Seconds a backend has to reach InitWait (LIBXL_INIT_TIMEOUT)."""
 
+_INITIALISING: Final = XenbusState.INITIALISING.to_wire().decode()
+_CLOSED: Final = frozenset({XenbusState.CLOSED, XenbusState.UNKNOWN})
+_READY: Final = frozenset({XenbusState.INIT_WAIT, XenbusState.CONNECTED})
+
 _T = TypeVar("_T")
 
 
+class NewDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device to attach. The nodes are its type's own, without those that every device has."""
+
+    kind: str
+    """Of the frontend: its directory below the guest's `device/`."""
+    backend_kind: str
+    """Directory below the `backend/` of the domain that serves it; mostly the same as `kind`."""
+    devid: int
+    name: str
+    """What people call it."""
+    backend: Mapping[str, str]
+    """Nodes of the backend directory, in libxl's order."""
+    frontend: Mapping[str, str]
+    """Nodes of the frontend directory, in libxl's order."""
+
+
+class Attached(NamedTuple):
+    """A device of a domain, as the toolstack recorded it."""
+
+    kind: str
+    devid: int
+    backend: str
+    """Backend directory."""
+
+
 class Xenstore(Protocol):
-    """What of `BlockingXenstore` the writing half needs."""
+    """What the writing half needs of `BlockingXenstore`."""
 
     def read_or_none(self, path: str, tx: int = 0) -> bytes | None: ...
     def write(self, path: str, value: bytes | str, tx: int = 0) -> None: ...
@@ -51,19 +82,19 @@ def home(domid: int) -> str:
     return f"/local/domain/{domid}"
 
 
-def frontend_path(domid: int, devid: int) -> str:
-    """Frontend directory of a disk; its kind is vbd whatever serves it."""
-    return f"{home(domid)}/device/vbd/{devid}"
+def frontend_path(domid: int, kind: str, devid: int) -> str:
+    """Frontend directory of a device."""
+    return f"{home(domid)}/device/{kind}/{devid}"
 
 
-def backend_path(domid: int, devid: int, kind: str = "vbd", backend_domid: int = 0) -> str:
-    """Backend directory of a disk."""
+def backend_path(domid: int, kind: str, devid: int, backend_domid: int = 0) -> str:
+    """Backend directory of a device of domain `domid`; `kind` is the backend's."""
     return f"{home(backend_domid)}/backend/{kind}/{domid}/{devid}"
 
 
-def libxl_path(domid: int, devid: int) -> str:
+def libxl_path(domid: int, kind: str, devid: int) -> str:
     """The toolstack's own copy, which no guest and no driver domain can write."""
-    return f"/libxl/{domid}/device/vbd/{devid}"
+    return f"/libxl/{domid}/device/{kind}/{devid}"
 
 
 # Domains
@@ -91,9 +122,11 @@ def create_domain(xs: Xenstore, domid: int, name: str, memory_kib: int) -> None:
         xs.write(f"{base}/domid", str(domid), tx)
         xs.write(f"{base}/memory/static-max", str(memory_kib), tx)
         xs.write(f"{base}/memory/target", str(memory_kib), tx)
-        # Read-only for the guest by inheritance: cpu, device, control; its own: the others.
-        for directory in ("device/vbd", "control"):
+        # The guest may only read these: they inherit the home's permissions, and so does
+        # device/<kind>, which comes with the first device of that kind.
+        for directory in ("device", "control"):
             xs.mkdir(f"{base}/{directory}", tx)
+        # These are the guest's own.
         for directory in ("control/shutdown", "data", "drivers", "feature", "attr", "error"):
             xs.mkdir(f"{base}/{directory}", tx)
             xs.set_perms(f"{base}/{directory}", own, tx)
@@ -103,13 +136,14 @@ def create_domain(xs: Xenstore, domid: int, name: str, memory_kib: int) -> None:
 
 
 def remove_domain(xs: Xenstore, domid: int) -> None:
-    """Remove everything that xenstore holds of a dead domain, whoever served its devices."""
+    """Remove everything xenstore holds of a dead domain, no matter who served its devices."""
 
     def remove(tx: int) -> None:
         vm = xs.read_or_none(f"{home(domid)}/vm", tx)
         for backend in _listing(xs, "/local/domain", tx):
-            for kind in _listing(xs, f"{home_of(backend)}/backend", tx):
-                _remove(xs, f"{home_of(backend)}/backend/{kind}/{domid}", tx)
+            base = f"/local/domain/{backend}/backend"
+            for kind in _listing(xs, base, tx):
+                _remove(xs, f"{base}/{kind}/{domid}", tx)
         if vm is not None and vm.startswith(b"/vm/"):
             _remove(xs, vm.decode("ascii", "replace"), tx)
         _remove(xs, home(domid), tx)
@@ -120,7 +154,7 @@ def remove_domain(xs: Xenstore, domid: int) -> None:
 
 def destroy_domain(xs: BlockingXenstore, domid: int, timeout: float = CLOSE_TIMEOUT) -> None:
     """Close all devices of a domain in order, within `timeout` seconds, then remove it."""
-    backends = device_backends(xs, domid)
+    backends = [device.backend for device in attached_devices(xs, domid)]
     for backend in backends:
         request_close(xs, backend)
     deadline = time.monotonic() + timeout
@@ -130,88 +164,80 @@ def destroy_domain(xs: BlockingXenstore, domid: int, timeout: float = CLOSE_TIME
     remove_domain(xs, domid)
 
 
-def device_backends(xs: Xenstore, domid: int) -> list[str]:
-    """Backend directories of a domain's disks, as the toolstack recorded them."""
-    base = f"/libxl/{domid}/device/vbd"
-    found = (xs.read_or_none(f"{base}/{devid}/backend") for devid in _listing(xs, base, 0))
-    return [path.decode() for path in found if path is not None]
+def attached_devices(xs: Xenstore, domid: int) -> list[Attached]:
+    """All devices of a domain, of every kind."""
+    base = f"/libxl/{domid}/device"
+    found = []
+    for kind in _listing(xs, base, 0):
+        for devid in _listing(xs, f"{base}/{kind}", 0):
+            backend = xs.read_or_none(f"{base}/{kind}/{devid}/backend")
+            if backend is not None:
+                found.append(Attached(kind, int(devid), backend.decode()))
+    return found
 
 
-# Disks
-
-_CLOSED: Final = frozenset({XenbusState.CLOSED, XenbusState.UNKNOWN})
-_READY: Final = frozenset({XenbusState.INIT_WAIT, XenbusState.CONNECTED})
+# Devices
 
 
-def disk_nodes(
-    domid: int, disk: DiskSpec, backend_domid: int = 0
+def device_nodes(
+    domid: int, device: NewDevice, backend_domid: int = 0
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Nodes of the backend and of the frontend directory, in libxl's order."""
-    devid = disk.devid
+    """Nodes of the backend and of the frontend directory: what all have, then the type's own."""
     backend = {
-        "frontend": frontend_path(domid, devid),
+        "frontend": frontend_path(domid, device.kind, device.devid),
         "frontend-id": str(domid),
         "online": "1",
-        "removable": "0",
-        "bootable": "1",
-        "state": "1",
-        "dev": disk.vdev,
-        "type": {"vbd": "phy", "vbd3": "tap"}.get(disk.kind, disk.kind),
-        "mode": "r" if disk.readonly else "w",
-        "device-type": "disk",
-        "discard-enable": "0" if disk.readonly else "1",
-        "specification": "xen",
-        "params": disk.params,
+        "state": _INITIALISING,
+        **device.backend,
     }
     frontend = {
-        "backend": backend_path(domid, devid, disk.kind, backend_domid),
+        "backend": backend_path(domid, device.backend_kind, device.devid, backend_domid),
         "backend-id": str(backend_domid),
-        "state": "1",
-        "virtual-device": str(devid),
-        "device-type": "disk",
-        "trusted": "1",
+        "state": _INITIALISING,
+        **device.frontend,
     }
     return backend, frontend
 
 
-def attach_disk(xs: Xenstore, domid: int, disk: DiskSpec, backend_domid: int = 0) -> int:
-    """Write a disk's three directories in one transaction; returns the device number.
+def attach_device(xs: Xenstore, domid: int, device: NewDevice, backend_domid: int = 0) -> None:
+    """Write a device's three directories in one transaction.
 
     Raises:
-        HostError: there is such a disk already, or xenstored refuses.
+        HostError: there is such a device already, or xenstored refuses.
     """
-    devid = disk.devid
-    backend, frontend = disk_nodes(domid, disk, backend_domid)
-    front, back, own = frontend_path(domid, devid), frontend["backend"], libxl_path(domid, devid)
+    backend, frontend = device_nodes(domid, device, backend_domid)
+    front, back = backend["frontend"], frontend["backend"]
+    own = libxl_path(domid, device.kind, device.devid)
+    record = {"frontend": front, "backend": back, **backend}
 
     def write(tx: int) -> None:
         if xs.read_or_none(f"{own}/backend", tx) is not None:
-            raise HostError(f"attach disk: {disk.vdev} of domain {domid}: there is one already")
+            raise HostError(f"attach device: {device.name} of domain {domid}: there is one already")
         _make(xs, tx, front, frontend, [f"n{domid}", f"r{backend_domid}"])
         _make(xs, tx, back, backend, [f"n{backend_domid}", f"r{domid}"])
-        _make(xs, tx, own, {"frontend": front, "backend": back, **_without_links(backend)}, ["n0"])
+        _make(xs, tx, own, record, ["n0"])
 
     xs.transact(write)
-    return devid
 
 
-def detach_disk(
-    xs: BlockingXenstore, domid: int, devid: int, timeout: float = CLOSE_TIMEOUT
+def detach_device(
+    xs: BlockingXenstore, domid: int, kind: str, devid: int, timeout: float = CLOSE_TIMEOUT
 ) -> bool:
     """Ask the backend to close, wait, remove; False if it had to be removed unclosed.
 
     Raises:
-        HostError: there is no such disk.
+        HostError: there is no such device.
     """
-    backend = xs.read_or_none(f"{libxl_path(domid, devid)}/backend")
+    own = libxl_path(domid, kind, devid)
+    backend = xs.read_or_none(f"{own}/backend")
     if backend is None:
-        raise HostError(f"detach disk: {devid} of domain {domid}: there is no such disk")
+        raise HostError(f"detach device: {kind}/{devid} of domain {domid}: there is no such device")
     path = backend.decode()
     request_close(xs, path)
     closed = wait_backend_state(xs, path, _CLOSED, timeout)
 
     def remove(tx: int) -> None:
-        for directory in (frontend_path(domid, devid), path, libxl_path(domid, devid)):
+        for directory in (frontend_path(domid, kind, devid), path, own):
             _remove(xs, directory, tx)
 
     xs.transact(remove)
@@ -253,20 +279,11 @@ def wait_backend_state(
         xs.unwatch(path, token)
 
 
-def home_of(name: str) -> str:
-    """Home directory by a name out of the listing of /local/domain."""
-    return f"/local/domain/{name}"
-
-
 def _make(xs: Xenstore, tx: int, path: str, nodes: Mapping[str, str], perms: Sequence[str]) -> None:
     """Make a directory; nodes below inherit its permissions, so they come after them."""
     xs.mkdir(path, tx)
     xs.set_perms(path, perms, tx)
     xs.write_many({f"{path}/{name}": value for name, value in nodes.items()}, tx)
-
-
-def _without_links(nodes: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in nodes.items() if name != "frontend"}
 
 
 def _remove(xs: Xenstore, path: str, tx: int) -> None:

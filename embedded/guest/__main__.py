@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from embedded.guest.process import run
+from embedded.guest.side import PROTOCOLS
 from shared.errors import BlamedError
-from worker.devices.block.guest.blkfront import PROTOCOLS
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--lifeline", type=int, required=True, help="inherited descriptor")
     parser.add_argument("--memory", type=int, required=True, help="inherited descriptor")
     parser.add_argument("--ready-fd", type=int, required=True, help="gets a line when ready")
-    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="x86_64-abi")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     args = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr

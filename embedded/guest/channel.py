@@ -2,7 +2,7 @@
 """One event channel of a guest behind a handle of its own.
 
 The domain's own handle (`Domain.fileno`) hands out the events of all its ports. A thread that
-waits for one disk wants that disk's alone, so each frontend opens its own, as it has its own
+waits for one device wants that device's alone, so each frontend opens a handle, as it has its own
 interrupt in a kernel.
 """
 

@@ -4,24 +4,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import msgspec
 
 from embedded.guest import control
-from embedded.guest.control import DisksReply, Reply
+from embedded.guest.control import GuestReply, Reply
 from shared.errors import BackendBug, BlamedError, ConfigError, GuestFault, HostError
-from worker.devices.block.guest.load import LoadConfig, LoadResult, Progress
 
 R = TypeVar("R", bound=Reply)
+S = TypeVar("S", bound=msgspec.Struct)
 
 TIMEOUT: Final = 10.0
 """Seconds for what does not do I/O."""
-IO_TIMEOUT: Final = 120.0
-"""Seconds without a byte from the guest during I/O; more than it waits for its own backend."""
 
 _CLASSES: Final[dict[int, type[BlamedError]]] = {
     one.exit_code: one for one in (GuestFault, ConfigError, HostError, BackendBug)
@@ -44,66 +41,64 @@ class GuestClient:
             raise HostError(f"guest: {path}: {error.strerror or error}") from error
         self._stream = self._socket.makefile("rb")
 
-    def disks(self) -> DisksReply:
-        """The guest and its disks."""
-        return self._ask(control.ListDisks(), DisksReply)
+    def describe(self) -> GuestReply:
+        """The guest and its devices."""
+        return self._ask(control.ListDevices(), GuestReply)
 
-    def wait_connected(self, count: int, timeout: float) -> DisksReply:
-        """Wait until exactly `count` disks are there and Connected.
+    def wait_connected(self, count: int, timeout: float) -> GuestReply:
+        """Wait until exactly `count` devices are there and connected.
 
         Raises:
-            HostError: not in time; says how far each disk is.
+            HostError: not in time; says how far each device is.
         """
-        return self._ask(control.Wait(count, timeout), DisksReply, timeout + self._timeout)
+        return self._ask(control.Wait(count, timeout), GuestReply, timeout + self._timeout)
 
-    def io(
-        self,
-        disk: str,
-        config: LoadConfig,
-        progress: Callable[[Progress], None] | None = None,
-        interval: float = 0.25,
-    ) -> LoadResult:
-        """Run a load to its end; closing the client ends it early."""
-        request = control.Io(disk, config, interval if progress else 0.0)
-        self._socket.settimeout(config.runtime + config.stall + IO_TIMEOUT)
-        self._send(request)
-        while isinstance(reply := self._reply(), control.ProgressReply):
-            if progress is not None:
-                progress(reply.progress)
-        return self._expect(reply, control.IoReply).result
-
-    def read_out(self, disk: str, offset: int = 0, count: int = 0) -> Iterator[bytes]:
-        """A disk's content from `offset` (bytes) on; `count` 0 is to the end."""
-        self._socket.settimeout(IO_TIMEOUT)
-        self._send(control.ReadOut(disk, offset, count))
-        while length := self._expect(self._reply(), control.DataReply).length:
-            data = self._stream.read(length)
-            if len(data) != length:
-                raise HostError(f"guest: {self._path}: it ended in the middle of the data")
-            yield data
-
-    def write_in(self, disk: str, offset: int, count: int, chunks: Iterable[bytes]) -> None:
-        """Write exactly `count` bytes to a disk at `offset`, then flush."""
-        self._socket.settimeout(IO_TIMEOUT)
-        self._ask(control.WriteIn(disk, offset, count), control.Ready, IO_TIMEOUT)
-        for chunk in chunks:
-            try:
-                self._socket.sendall(chunk)
-            except OSError:
-                break  # It refused half-way; its answer says why.
-        self._expect(self._reply(), control.Done)
-
-    def flush(self, disk: str) -> None:
-        """Flush a disk."""
-        self._ask(control.Flush(disk), control.Done, IO_TIMEOUT)
-
-    def reboot(self, *, orderly: bool = True, timeout: float = 20.0) -> DisksReply:
-        """Connect all disks anew; waits until they are."""
-        return self._ask(control.Reboot(orderly, timeout), DisksReply, 2 * timeout + self._timeout)
+    def reboot(self, *, orderly: bool = True, timeout: float = 20.0) -> GuestReply:
+        """Connect all devices again; waits until they are."""
+        return self._ask(control.Reboot(orderly, timeout), GuestReply, 2 * timeout + self._timeout)
 
     def shut_down(self, *, orderly: bool = True, timeout: float = 10.0) -> None:
         """End the guest."""
         self._ask(control.Shutdown(orderly, timeout), control.Done, timeout + self._timeout)
+
+    # For `DeviceClient`: one message at a time
+
+    def send(self, request: control.Request, timeout: float) -> None:
+        """Send a request; what follows may take `timeout` seconds without a byte."""
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.sendall(control.encode(request))
+        except OSError as error:
+            raise HostError(f"guest: {self._path}: {error.strerror or error}") from error
+
+    def expect(self, kind: type[R]) -> R:
+        """The next reply, which must be of that kind."""
+        reply = self._reply()
+        if isinstance(reply, control.Refused):
+            raise _CLASSES.get(reply.exit_code, HostError)(reply.text)
+        if not isinstance(reply, kind):
+            raise BackendBug(f"guest: {self._path}: unexpected reply {type(reply).__name__}")
+        return reply
+
+    def send_raw(self, data: bytes) -> None:
+        """Send raw bytes; raises OSError."""
+        self._socket.sendall(data)
+
+    def read_raw(self, count: int) -> bytes:
+        """Read exactly so many raw bytes."""
+        data = self._stream.read(count)
+        if len(data) != count:
+            raise HostError(f"guest: {self._path}: it ended in the middle of the data")
+        return data
+
+    def decode(self, body: msgspec.Raw, decoder: msgspec.json.Decoder[Any]) -> Any:
+        """A type's own message out of a `DeviceReply`."""
+        try:
+            return decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise BackendBug(f"guest: {self._path}: reply of a device: {error}") from error
+
+    # Connection
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -122,15 +117,8 @@ class GuestClient:
         self.close()
 
     def _ask(self, request: control.Request, kind: type[R], timeout: float | None = None) -> R:
-        self._socket.settimeout(self._timeout if timeout is None else timeout)
-        self._send(request)
-        return self._expect(self._reply(), kind)
-
-    def _send(self, request: control.Request) -> None:
-        try:
-            self._socket.sendall(control.encode(request))
-        except OSError as error:
-            raise HostError(f"guest: {self._path}: {error.strerror or error}") from error
+        self.send(request, self._timeout if timeout is None else timeout)
+        return self.expect(kind)
 
     def _reply(self) -> Reply:
         try:
@@ -142,9 +130,36 @@ class GuestClient:
             cause = "it ended" if isinstance(error, msgspec.MsgspecError) and not line else error
             raise HostError(f"guest: {self._path}: {cause}") from error
 
-    def _expect(self, reply: Reply, kind: type[R]) -> R:
-        if isinstance(reply, control.Refused):
-            raise _CLASSES.get(reply.exit_code, HostError)(reply.text)
+
+class DeviceClient:
+    """One device of a guest, over a connection; a type derives from it what one can ask of it."""
+
+    kind: ClassVar[str]
+    """Of the frontend."""
+    replies: ClassVar[msgspec.json.Decoder[Any]]
+    """Of the type's own replies."""
+
+    def __init__(self, client: GuestClient, name: str) -> None:
+        """`name` is the device's name in the guest or its number; the guest looks it up."""
+        self._client = client
+        self.name = name
+
+    def _send(self, body: msgspec.Struct, timeout: float) -> None:
+        """Send a request of the type's; the guest may be silent for `timeout` seconds."""
+        request = control.DeviceRequest(self.kind, self.name, control.wrap(body))
+        self._client.send(request, timeout)
+
+    def _reply(self) -> Any:
+        """The next reply in the type's schema; what the guest refuses is raised."""
+        reply = self._client.expect(control.DeviceReply)
+        return self._client.decode(reply.body, self.replies)
+
+    def _expect(self, kind: type[S]) -> S:
+        """The next reply, which must be of that kind."""
+        return self._checked(self._reply(), kind)
+
+    def _checked(self, reply: Any, kind: type[S]) -> S:
+        """A reply that must be of that kind."""
         if not isinstance(reply, kind):
-            raise BackendBug(f"guest: {self._path}: unexpected reply {type(reply).__name__}")
+            raise BackendBug(f"device {self.name}: unexpected reply {type(reply).__name__}")
         return reply

@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""What one says to a guest's process: JSON lines over a UNIX stream socket, and raw data for dd.
+"""What a guest's process is asked and what it answers: JSON lines over a UNIX stream socket.
 
-One request at a time per connection; several connections are served side by side. `Io` may be
-answered by several `ProgressReply` before its end, `ReadOut` by a `DataReply` that announces how
-many raw bytes follow it, again and again until one announces none. After `WriteIn` is answered by
-`Ready`, the client sends exactly `count` raw bytes.
+One request at a time per connection; several connections are served side by side. What concerns
+the guest as a whole is here. What is asked of one device is up to its type: it travels as the body
+of a `DeviceRequest`, which only the type decodes, by a closed schema. The answer is any number of
+`DeviceReply`, followed by raw bytes in either direction where the type's messages say so.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from worker.devices.block.guest.load import LoadConfig, LoadResult, Progress
-
 LINE_MAX: Final = 65536
 """Bytes of one line."""
-CHUNK: Final = 1 << 20
-"""Bytes read from or written to the disk at once by dd."""
 
 
 def socket_path(directory: Path, domid: int) -> Path:
@@ -28,53 +24,35 @@ def socket_path(directory: Path, domid: int) -> Path:
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag=True):
-    """Base of the requests. A disk is named by its vdev (xvda) or its device number."""
+    """Base of the requests."""
 
 
-class ListDisks(Request, frozen=True):
-    """Answered by `DisksReply`."""
+class ListDevices(Request, frozen=True):
+    """Answered by `GuestReply`."""
 
 
 class Wait(Request, frozen=True):
-    """Answered by `DisksReply` when there are `count` disks (None: however many), all Connected."""
+    """Answered by `GuestReply` when all devices are connected and there are `count` of them.
+
+    A `count` of None stands for any number.
+    """
 
     count: int | None
     timeout: float
 
 
-class Io(Request, frozen=True):
-    """Run a load; ends early when the connection is closed. Answered by `IoReply`."""
+class DeviceRequest(Request, frozen=True):
+    """Ask something of one device; answered as its type says."""
 
-    disk: str
-    config: LoadConfig
-    progress: float = 0.0
-    """Seconds between two `ProgressReply`; 0: none."""
-
-
-class ReadOut(Request, frozen=True):
-    """Send a disk's content; `count` 0 is to the end. Multiples of 512."""
-
-    disk: str
-    offset: int
-    count: int
-
-
-class WriteIn(Request, frozen=True):
-    """Take content for a disk, then flush; answered by `Ready`, after the data by `Done`."""
-
-    disk: str
-    offset: int
-    count: int
-
-
-class Flush(Request, frozen=True):
-    """Flush a disk; answered by `Done`."""
-
-    disk: str
+    kind: str
+    """Of the frontend."""
+    device: str
+    """Its name in the guest or its device number."""
+    body: msgspec.Raw
 
 
 class Reboot(Request, frozen=True):
-    """Close all disks and connect them anew (S16); answered by `Done` when all are Connected.
+    """Close all devices and connect them again (S16); answered by `GuestReply`.
 
     Not `orderly`: without closing, as after a crash of the guest's kernel.
     """
@@ -84,59 +62,48 @@ class Reboot(Request, frozen=True):
 
 
 class Shutdown(Request, frozen=True):
-    """End the guest; `orderly` closes the disks first. Answered by `Done`, then the end."""
+    """End the guest; `orderly` closes the devices first. Answered by `Done`, then the end."""
 
     orderly: bool = True
     timeout: float = 10.0
 
 
-AnyRequest = ListDisks | Wait | Io | ReadOut | WriteIn | Flush | Reboot | Shutdown
+AnyRequest = ListDevices | Wait | DeviceRequest | Reboot | Shutdown
 
 
-class GuestDisk(msgspec.Struct, frozen=True, kw_only=True):
-    """One disk as its guest sees it."""
+class GuestDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One device as its guest sees it."""
 
-    vdev: str
+    kind: str
+    name: str
     devid: int
     state: str
     backend_state: str
     backend: str
-    size: int
-    """Bytes; 0 before it was first connected."""
-    sector_size: int
-    readonly: bool
-    slots: int
-    persistent: bool
-    in_flight: int
+    connected: bool
     error: str
     """Why the last step failed, "" if it did not."""
+    details: dict[str, Any]
+    """What its type says of it."""
 
 
 class Reply(msgspec.Struct, frozen=True, tag_field="reply", tag=True):
     """Base of the replies."""
 
 
-class DisksReply(Reply, frozen=True):
+class GuestReply(Reply, frozen=True):
+    """The guest and its devices."""
+
     name: str
     domid: int
     pid: int
-    disks: list[GuestDisk]
+    devices: list[GuestDevice]
 
 
-class ProgressReply(Reply, frozen=True):
-    progress: Progress
+class DeviceReply(Reply, frozen=True):
+    """One answer of a device, in its type's schema."""
 
-
-class IoReply(Reply, frozen=True):
-    result: LoadResult
-
-
-class DataReply(Reply, frozen=True):
-    length: int
-
-
-class Ready(Reply, frozen=True):
-    pass
+    body: msgspec.Raw
 
 
 class Done(Reply, frozen=True):
@@ -150,7 +117,7 @@ class Refused(Reply, frozen=True):
     exit_code: int
 
 
-AnyReply = DisksReply | ProgressReply | IoReply | DataReply | Ready | Done | Refused
+AnyReply = GuestReply | DeviceReply | Done | Refused
 
 _encoder = msgspec.json.Encoder()
 _requests = msgspec.json.Decoder(AnyRequest)
@@ -160,6 +127,11 @@ _replies = msgspec.json.Decoder(AnyReply)
 def encode(message: Request | Reply) -> bytes:
     """One line."""
     return _encoder.encode(message) + b"\n"
+
+
+def wrap(body: msgspec.Struct) -> msgspec.Raw:
+    """A type's own message, as the body of a `DeviceRequest` or `DeviceReply`."""
+    return msgspec.Raw(_encoder.encode(body))
 
 
 def decode_request(line: bytes) -> AnyRequest:

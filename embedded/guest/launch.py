@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Guests of an embedded hypervisor: made, found, changed and destroyed from outside.
 
-What a toolstack does, in its order: make the domain, write its nodes and its disks', start it,
+What a toolstack does, in its order: make the domain, write its nodes and its devices', start it,
 wait until it runs. A step that fails undoes those before it.
 """
 
@@ -19,12 +19,14 @@ from typing import Final
 
 from embedded import toolstack
 from embedded.guest.client import GuestClient
-from embedded.guest.control import DisksReply, socket_path
+from embedded.guest.control import GuestReply, socket_path
+from embedded.guest.side import PROTOCOLS
+from embedded.guest.sides import guest_sides, side_of
 from embedded.hypercalls import CreatedDomain, DomainInfo, Hypercalls
+from embedded.toolstack import Attached, NewDevice
 from shared.errors import ConfigError, HostError
 from shared.hypervisor.interface import PAGE_SIZE
 from shared.xenstore.blocking import BlockingXenstore
-from worker.devices.block.guest.disk import DiskSpec, assign_names, device_number
 
 MEMORY_PAGES: Final = 16384
 """64 MiB. Memory that is not touched costs nothing."""
@@ -59,26 +61,40 @@ class GuestHandle:
         """A new control connection; raises HostError if its process does not listen."""
         return GuestClient(socket_path(self.directory, self.domid))
 
-    def attach(self, disks: Sequence[DiskSpec], timeout: float = 20.0) -> list[DiskSpec]:
-        """Attach disks while it runs, and wait until it has connected them.
+    def taken(self, kind: str) -> set[int]:
+        """Device numbers of that kind which it has already."""
+        with closing(open_xenstore(self.directory)) as xs:
+            attached = toolstack.attached_devices(xs, self.domid)
+        return {device.devid for device in attached if device.kind == kind}
+
+    def attach(self, devices: Sequence[NewDevice], timeout: float = 20.0) -> None:
+        """Attach devices while it runs, and wait until it has connected them.
 
         Raises:
-            ConfigError: a name is taken.
-            HostError: not connected in time; the disks stay attached, as with xl.
+            HostError: one is there already, or not connected in time; what was attached stays
+                attached, as with xl.
         """
         with self.client() as client, closing(open_xenstore(self.directory)) as xs:
-            present = client.disks().disks
-            named = assign_names(disks, [disk.vdev for disk in present])
-            for disk in named:
-                toolstack.attach_disk(xs, self.domid, disk)
-            client.wait_connected(len(present) + len(named), timeout)
-        return named
+            present = client.describe().devices
+            for device in devices:
+                toolstack.attach_device(xs, self.domid, device)
+            client.wait_connected(len(present) + len(devices), timeout)
 
-    def detach(self, disk: str, timeout: float = toolstack.CLOSE_TIMEOUT) -> bool:
-        """Detach a disk; False if its backend did not close in time (it is removed anyway)."""
-        devid = int(disk) if disk.isdigit() else device_number(disk)
+    def detach(self, name: str, timeout: float = toolstack.CLOSE_TIMEOUT) -> bool:
+        """Detach a device; False if its backend did not close in time (it is removed anyway).
+
+        Args:
+            name: what people call it, or its device number; `kind/name` where two types have a
+                device of that name.
+            timeout: seconds its backend has to close.
+
+        Raises:
+            ConfigError: no type has such a name, or more than one has such a device.
+            HostError: there is no such device.
+        """
         with closing(open_xenstore(self.directory)) as xs:
-            return toolstack.detach_disk(xs, self.domid, devid, timeout)
+            kind, devid = _identify(name, toolstack.attached_devices(xs, self.domid))
+            return toolstack.detach_device(xs, self.domid, kind, devid, timeout)
 
     def destroy(self, timeout: float = toolstack.CLOSE_TIMEOUT) -> None:
         """Close its devices, remove its nodes, end it.
@@ -99,9 +115,9 @@ class GuestHandle:
         self.reap()
 
     def leave(self) -> None:
-        """Let its process live on by itself; whoever adopts it when we end sees to its end."""
+        """Let its process live on without us; init adopts it when we end."""
         if self.process is not None:
-            # What Popen needs to know so as not to complain about a child nobody waits for.
+            # So that Popen does not complain about a child nobody waits for.
             self.process.returncode = 0
             self.process = None
 
@@ -125,28 +141,28 @@ class GuestHandle:
 def create_guest(
     directory: Path,
     name: str,
-    disks: Sequence[DiskSpec],
+    devices: Sequence[NewDevice],
     *,
     memory_pages: int = MEMORY_PAGES,
     timeout: float = 20.0,
-    protocol: str = "x86_64-abi",
+    protocol: str = PROTOCOLS[0],
     wait: bool = True,
 ) -> GuestHandle:
-    """Make a guest with its disks and wait until all are Connected.
+    """Make a guest with its devices and wait until all are connected.
 
     Args:
         directory: of the embedded hypervisor.
-        disks: those without a vdev get the next free one.
+        name: unique among the guests there.
+        devices: as their types' guest sides make them.
         memory_pages: its memory, pages of 4 KiB.
-        timeout: seconds for all disks to become Connected.
+        timeout: seconds for all devices to become connected.
         protocol: request layout its frontends use.
-        wait: False returns when the process is ready, whatever the disks' states.
+        wait: False returns when the process is ready, however far its devices are.
 
     Raises:
-        ConfigError: name or disks are not possible.
-        HostError: no hypervisor, no xenstored, or not Connected in time. The guest is gone then.
+        ConfigError: the name is taken.
+        HostError: no hypervisor, no xenstored, or not connected in time. The guest is gone then.
     """
-    named = assign_names(disks)
     if any(one.name == name for one in list_guests(directory)):
         raise ConfigError(f"create guest: {name}: there is one of this name already")
     with Hypercalls(directory) as hypercalls:
@@ -155,12 +171,12 @@ def create_guest(
     try:
         with closing(open_xenstore(directory)) as xs:
             toolstack.create_domain(xs, domain.domid, name, memory_pages * PAGE_SIZE // 1024)
-            for disk in named:
-                toolstack.attach_disk(xs, domain.domid, disk)
+            for device in devices:
+                toolstack.attach_device(xs, domain.domid, device)
         handle.process = _spawn(directory, name, domain, protocol)
         if wait:
             with handle.client() as client:
-                client.wait_connected(len(named), timeout)
+                client.wait_connected(len(devices), timeout)
     except BaseException:
         _undo(handle)
         raise
@@ -172,7 +188,7 @@ def create_guest(
 
 
 def list_guests(directory: Path) -> list[DomainInfo]:
-    """All living domains but dom0; raises HostError if there is no hypervisor."""
+    """All living domains except dom0; raises HostError if there is no hypervisor."""
     if not (directory / "hypervisor").is_dir():
         raise HostError(
             f"guests: {directory}: no embedded hypervisor runs there "
@@ -195,13 +211,34 @@ def find_guest(directory: Path, name: str) -> GuestHandle:
     raise ConfigError(f"guest: {name}: there is no such guest (there are: {names})")
 
 
-def describe(directory: Path, guest: DomainInfo) -> DisksReply | None:
+def describe(directory: Path, guest: DomainInfo) -> GuestReply | None:
     """What a guest says of itself; None if its process does not answer."""
     try:
         with GuestClient(socket_path(directory, guest.domid), timeout=2.0) as client:
-            return client.disks()
+            return client.describe()
     except HostError:
         return None
+
+
+def _identify(name: str, attached: Sequence[Attached]) -> tuple[str, int]:
+    """Kind and number of the attached device that is meant."""
+    sides = guest_sides()
+    kind, _, within = name.rpartition("/")
+    wanted = [side_of(sides, kind)] if kind else list(sides.values())
+    possible = set()
+    for side in wanted:
+        with suppress(ConfigError):
+            devid = int(within) if within.isdecimal() else side.number_of(within)
+            possible.add((side.kind, devid))
+    if not possible:
+        raise ConfigError(f"detach device: {name}: no device type has such a name")
+    found = [device for device in attached if (device.kind, device.devid) in possible]
+    if not found:
+        raise HostError(f"detach device: {name}: the guest has no such device")
+    if len(found) > 1:
+        which = " or ".join(f"{device.kind}/{device.devid}" for device in found)
+        raise ConfigError(f"detach device: {name}: there are more than one: say {which}")
+    return found[0].kind, found[0].devid
 
 
 def _spawn(

@@ -2,8 +2,8 @@
 """The pages a frontend shares with its backend, from being granted to being free again.
 
 A page is free only when its grant has ended, and a grant does not end while the backend has the
-page mapped. So pages of a ring that is no more are `retire`d and tried again (`reclaim`), as
-Linux defers them (drivers/xen/grant-table.c, gnttab_end_foreign_access).
+page mapped. So the pages of a former ring are `retire`d and tried again (`reclaim`), as Linux
+defers them (drivers/xen/grant-table.c, gnttab_end_foreign_access).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from embedded.domain import Domain
 from shared.errors import HostError
 from shared.hypervisor.interface import PAGE_SIZE
 
-# A guest's threads each serve a disk of their own; the domain's lists are common to them.
+# A guest's threads each use a device of their own; the domain's lists are common to them.
 _allocation = threading.Lock()
 
 
@@ -41,12 +41,11 @@ class SharedPages:
             frames = self._domain.alloc_pages(1 << order, contiguous=True)
             return frames, self._grant(frames, domid)
 
-    def data(self, count: int, domid: int, *, enough: bool) -> tuple[list[int], list[int]]:
+    def data(self, count: int, domid: int, *, least: int) -> tuple[list[int], list[int]]:
         """Frames and references of data pages; as many of `count` as there are.
 
         Raises:
-            HostError: there are fewer than one request can need and `enough` says that the
-                caller has none yet.
+            HostError: there are fewer than `least`, and with so few the caller can do nothing.
         """
         with _allocation:
             frames: list[int] = []
@@ -55,7 +54,7 @@ class SharedPages:
                     frames = self._domain.alloc_pages(count)
                 except HostError:
                     count //= 2
-            if count < 11 and not enough:
+            if len(frames) < least:
                 self._domain.free_pages(frames)
                 raise HostError(
                     f"data pages: domain {self._domain.domid}: no memory left for one request"
@@ -76,7 +75,7 @@ class SharedPages:
         return refs
 
     def retire(self) -> None:
-        """The ring is no more: take back what can be, keep trying for the rest."""
+        """The ring is gone: take back what can be, keep trying for the rest."""
         self._retired.extend(self._granted)
         self._granted.clear()
         self.reclaim()

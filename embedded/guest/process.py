@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A guest as a process of its own: one domain, the frontends of its disks, a control socket.
+"""A guest as a process of its own: one domain, the frontends of its devices, a control socket.
 
 The main thread owns the xenstore connection and all life cycles; it waits for watch events,
 control connections and orders. Each control connection has a thread of its own that does I/O on
-the rings, where C runs without the GIL; what concerns life cycles it hands to the main thread
-(`call`). An idle guest waits for descriptors only.
+the rings, where a type's C runs without the GIL; what concerns life cycles it hands to the main
+thread (`call`). An idle guest waits for descriptors only.
 
 A xenstored that goes away is waited for: rings do not need it. The domain ends with the process.
 """
@@ -20,17 +20,19 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, TypeVar
 
 from embedded.domain import Domain
 from embedded.guest import control
+from embedded.guest.devices import Devices
 from embedded.guest.session import Session
+from embedded.guest.side import GuestSide
+from embedded.guest.sides import guest_sides
 from shared.errors import BlamedError, HostError
 from shared.xenstore.blocking import BlockingXenstore
-from worker.devices.block.guest.disks import Disks
 
 T = TypeVar("T")
 
@@ -44,7 +46,9 @@ log = logging.getLogger("guest")
 class GuestProcess:
     """The process's one object. `run` returns when the guest is shut down."""
 
-    def __init__(self, domain: Domain, name: str, *, protocol: str = "x86_64-abi") -> None:
+    def __init__(
+        self, domain: Domain, name: str, sides: Mapping[str, GuestSide], protocol: str
+    ) -> None:
         self.domain = domain
         self.name = name
         self._selector = selectors.DefaultSelector()
@@ -53,7 +57,7 @@ class GuestProcess:
         self._xs_fd = -1
         self._retry_at: float | None = None
         self._retry_after = RETRY_FIRST
-        self.disks = Disks(domain, self._xs, protocol)
+        self.devices = Devices(domain, self._xs, sides, protocol)
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
@@ -67,7 +71,7 @@ class GuestProcess:
             # The hypervisor never sends on it: readable means that the domain was destroyed.
             lifeline, _ = self.domain.descriptors
             self._selector.register(lifeline, selectors.EVENT_READ, "lifeline")
-            self._look(self.disks.take_events)
+            self._look(self.devices.take_events)
             ready()
             while not self._stopping:
                 self._turn(listener)
@@ -98,7 +102,7 @@ class GuestProcess:
 
     def close(self) -> None:
         """Let go of the domain, which ends it. After `run`."""
-        self.disks.release()
+        self.devices.release()
         self._xs.close()
         self._selector.close()
         os.close(self._bell)
@@ -118,11 +122,11 @@ class GuestProcess:
                 log.warning("the domain was destroyed, or the hypervisor is gone")
                 self._stopping = True
                 return
-        # Orders shall find what has happened before them, and what they cause be seen to. While
-        # xenstore is away they wait.
-        self._look(self.disks.take_events)
+        # Orders find what has happened before them done, and what they cause is done after them.
+        # While xenstore is away they wait.
+        self._look(self.devices.take_events)
         if self._retry_at is None and self._obey():
-            self._look(self.disks.take_events)
+            self._look(self.devices.take_events)
 
     def _obey(self) -> bool:
         """Execute the orders that are there; whether there were any."""
@@ -139,7 +143,7 @@ class GuestProcess:
             return
         try:
             if self._retry_at is not None:
-                self.disks.look_again()
+                self.devices.look_again()
                 log.info("xenstore is back")
             step()
         except HostError as error:
@@ -152,7 +156,7 @@ class GuestProcess:
             self._retry_at = None
 
     def _follow_xenstore(self) -> None:
-        """Watch the connection's present descriptor, which changes when it is made anew."""
+        """Watch the connection's present descriptor, which changes when it is made again."""
         fd = self._xs.fileno() if self._xs.connected else -1
         if fd == self._xs_fd and fd >= 0:
             return
@@ -193,7 +197,7 @@ def run(
 ) -> int:
     """Be the guest whose descriptors these are; returns the exit code."""
     domain = Domain.adopt(lifeline, memory, directory, domid)
-    process = GuestProcess(domain, name, protocol=protocol)
+    process = GuestProcess(domain, name, guest_sides(), protocol)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.stop())
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Event channels. A channel has two bells (eventfd), one per end; notifying is one write to the
- * peer's bell and needs nobody else. The handle's descriptor is an epoll set of the own bells:
+ * peer's bell and involves nobody else. The handle's descriptor is an epoll set of its own bells:
  *
  * - EPOLLONESHOT makes taking a port mask it, unmasking re-arms it;
  * - the bell is emptied after masking: an event that comes before is covered by the port being
@@ -171,7 +171,7 @@ int embedded_unmask(struct embedded *handle, uint32_t port)
     return epoll_ctl(handle->epoll, EPOLL_CTL_MOD, bells->own, &event) ? -errno : 0;
 }
 
-/* Make our own port pending without an event: what Xen does now and then, on demand. */
+/* Make our own port pending without an event, as Xen does now and then. */
 int embedded_cause_spurious(struct embedded *handle, uint32_t port)
 {
     struct bells *bells = find(handle, port);

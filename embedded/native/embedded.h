@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The client side of the embedded hypervisor. A handle is one connection to the socket of a
- * domain; it stands for what an open /dev/xen/evtchn or /dev/xen/gntdev is on Xen. When it is
+ * domain; it is what an open /dev/xen/evtchn or /dev/xen/gntdev is on Xen. When it is
  * closed, or its process dies, the hypervisor closes its ports and releases its mappings.
  *
  * Returns are a value >= 0 or -errno, unless said otherwise. -EPIPE: the hypervisor is gone.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Grant entries, from both sides. The owner writes them while others read, so every access here
- * is one atomic load, store or compare-and-swap; what was read is a copy and the entry is not
- * looked at again (xen/include/public/grant_table.h tells the owner's order of writes).
+ * is one atomic load, store or compare-and-swap; what was read is a copy, and the entry is not
+ * looked at again (xen/include/public/grant_table.h has the owner's order of writes).
  */
 #ifndef XENBACKD_GRANT_ENTRY_H
 #define XENBACKD_GRANT_ENTRY_H
@@ -37,7 +37,7 @@ static inline int grant_entry_check(struct grant_entry_v1 untrusted_entry, uint1
     return HV_GNT_OKAY;
 }
 
-/* Owner: offer a frame. The flags come last, for they make the rest count. */
+/* Owner: offer a frame. The flags come last, because they make the rest count. */
 static inline void grant_entry_set(struct grant_entry_v1 *entry, uint16_t flags, uint16_t domid,
                                    uint32_t frame)
 {

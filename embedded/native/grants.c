@@ -2,7 +2,7 @@
 /*
  * Grants. Mapping goes through the hypervisor, which checks and pins the entries; we map the
  * frames it names. Copying runs here, straight from or to the domain's memory: each entry is read
- * once, the copy of it is checked, then the bytes are moved. A domain may take a page back while
+ * once, that copy of it is checked, then the bytes are moved. A domain may take a page back while
  * it is being copied; on Xen it would have to wait, here it harms its own data.
  *
  * The memory cannot shrink (it is sealed), so no access within `pages` can fault.
@@ -53,7 +53,7 @@ static void *map_memory(void *where, uint32_t count, int memory, uint32_t frame,
     return area;
 }
 
-static int attach_anew(struct embedded *handle, uint16_t domid, struct attachment **out)
+static int attach_new(struct embedded *handle, uint16_t domid, struct attachment **out)
 {
     struct embedded_request request = {.op = EMBEDDED_ATTACH, .domid = domid};
     struct embedded_reply reply;
@@ -97,7 +97,7 @@ static int attach(struct embedded *handle, uint16_t domid, struct attachment **o
         detach(handle, known);
         break;
     }
-    return attach_anew(handle, domid, out);
+    return attach_new(handle, domid, out);
 }
 
 /* Map the frames one after another into one area; neighbours go with one call. */
@@ -181,7 +181,7 @@ static int try_map(struct embedded *handle, uint16_t domid, const uint32_t *refs
             embedded_call(handle, EMBEDDED_UNMAP, 0, (uint32_t)id);
             return -ENOMEM;
         }
-        /* The domain died and its id was given anew in between. */
+        /* The domain died in between, and another one has its id. */
         embedded_call(handle, EMBEDDED_UNMAP, 0, (uint32_t)id);
         detach(handle, attachment);
     }

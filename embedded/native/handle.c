@@ -20,7 +20,7 @@
 static int connect_to(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    /* A hypervisor that hangs must not hang its clients for ever. */
+    /* A hypervisor that hangs must not hang its clients forever. */
     struct timeval timeout = {.tv_sec = REPLY_TIMEOUT_S};
     int fd, error;
 
@@ -43,7 +43,7 @@ static int connect_to(const char *path)
 /* Open a handle of domain `domid` at its socket. */
 int embedded_open(const char *path, uint16_t domid, struct embedded **out)
 {
-    /* No events asked for: hanging up is always reported, and ends the wait of a poller. */
+    /* Asks for no events: a hang-up is always reported, and ends the wait of a poller. */
     struct epoll_event event = {.events = 0, .data.u32 = UINT32_MAX};
     struct embedded *handle = calloc(1, sizeof(*handle));
     int error;

@@ -2,7 +2,7 @@
 /*
  * What the embedded hypervisor and its clients agree on: the messages on a handle's SEQPACKET
  * socket and the layout of a domain's memory. Everything is in the byte order of the machine,
- * for both ends are processes of it. Mirrored by embedded/protocol.py; a test compares.
+ * since both ends are processes of it. Mirrored by embedded/protocol.py; a test compares.
  *
  * One request, one reply, never two under way on a connection. Descriptors travel beside the
  * reply (SCM_RIGHTS) in the order given at each operation.
@@ -57,8 +57,8 @@ struct embedded_map_result {
 
 /*
  * A domain's memory: page 0 holds the header, the pages after it the grant table. The domain can
- * write all of it, so nobody but itself takes sizes from the header; `alive` only ever makes
- * other people's calls on this very domain fail.
+ * write all of it, so nobody else takes sizes from the header; `alive` can only make other
+ * processes' calls on this very domain fail.
  */
 #define EMBEDDED_MAGIC 0x6d656d64626e6578ull
 

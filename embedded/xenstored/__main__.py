@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`python -m embedded.xenstored --dir DIR`: the server as a process of its own.
 
-Prints nothing when all is well. Ready when DIR/socket accepts; `--ready-fd` tells it by one byte.
-Ends with 0 on SIGTERM and SIGINT, with the error's exit code otherwise.
+Prints nothing when all is well. Ready when DIR/socket accepts, which it tells by one byte to
+`--ready-fd`. Ends with 0 on SIGTERM and SIGINT, otherwise with the error's exit code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="xenstored: %(message)s")
     _raise_descriptor_limit()
-    # Held back until the loop can take them: a stop during the start is an orderly one as well.
+    # Held back until the loop can take them: a stop during the start is orderly too.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     server = Server(options.dir)
     try:

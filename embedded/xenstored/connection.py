@@ -3,8 +3,8 @@
 
 A client that does not read its answers is not listened to until it does. Its events wait, at most
 one per watch and path; when too many different ones wait, the connection is closed. Nothing a
-client sends or leaves undone makes the server keep more than `quotas` says. Of a domain that sends
-much at once only some is carried out in one turn; what dom0 sends goes at once.
+client sends or fails to read makes the server keep more than `quotas` says. When a domain sends
+much at once, only part of it is carried out in one turn; what dom0 sends is carried out at once.
 """
 
 from __future__ import annotations

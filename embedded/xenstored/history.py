@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Former versions of nodes, kept as long as an open transaction may need them.
 
-Starting a transaction costs nothing and a change costs one entry, however many transactions are
-open. Bounded: when too much is kept, the oldest goes, and transactions that started before it
+Starting a transaction costs nothing, and a change costs one entry, no matter how many transactions
+are open. Bounded: when too much is kept, the oldest goes, and transactions that started before it
 count as failed.
 """
 
@@ -16,7 +16,7 @@ from typing import Final
 from embedded.xenstored.nodes import Node
 
 ENTRIES_MAX: Final = 20_000
-"""Former versions kept. A transaction around which more than that changes can only fail."""
+"""Former versions kept. A transaction fails if more than that changes while it is open."""
 
 _generation_of = itemgetter(0)
 
@@ -39,7 +39,7 @@ class History:
         self._open[transaction] = generation
 
     def end(self, transaction: object) -> None:
-        """It is over; what only it needed goes. Idempotent."""
+        """It is over: drop what only it needed. Idempotent."""
         if self._open.pop(transaction, None) is None:
             return
         if not self._open:
@@ -52,7 +52,7 @@ class History:
             self._forget_oldest()
 
     def replaced(self, path: str, generation: int, old: Node | None) -> None:
-        """The change with this generation replaces (or makes, or removes) a node."""
+        """The change of this generation replaces (or makes, or removes) a node."""
         if not self._open:
             return
         self._versions.setdefault(path, []).append((generation, old))

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The store's memory beyond the process: an append-only file, written anew when it has grown.
+"""The store on file, for the next process: appended to, and rewritten when it has grown.
 
-A record is one request's changes, so that replaying stops between requests and never within one:
+A record is one request's changes, so that a replay stops between requests and never within one:
 length and CRC-32 (32 bits each, little-endian), then the changes in MessagePack. What has been
-written survives SIGKILL, as it is in the kernel's page cache. It is not synced to the disk: when
-the machine goes down, so do all the domains the store is about.
+written survives SIGKILL, since it is in the kernel's page cache. It is not synced: when the machine
+goes down, so do all the domains the store is about.
 
-A torn last record is normal (killed while writing) and ignored. Writing anew goes to a second file
-that takes the first one's place at the end, so there is always one that is complete.
+A torn last record is normal (killed while writing) and ignored. A rewrite goes to a second file
+that takes the first one's place at the end, so one of them is always complete.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from embedded.xenstored.store import Change, Store, decode
 from shared.errors import HostError
 
 GROWTH_MIN: Final = 1024 * 1024
-"""Bytes the file must have grown by before it is written anew, lest small stores do so often."""
+"""Bytes the file must have grown by before it is rewritten, so that small stores seldom are."""
 GROWTH_FACTOR: Final = 4
-"""Times its size after the last writing anew the file may reach."""
+"""How many times its size after the last rewrite the file may reach."""
 RECORD_CHANGES_MAX: Final = 1000
-"""Changes per record when written anew; keeps records small."""
+"""Changes per record in a rewrite; keeps records small."""
 
 _MAGIC: Final = b"xenbackd store 1\n"
 _HEAD: Final = struct.Struct("<II")
@@ -51,10 +51,10 @@ class Journal:
         self._pending = bytearray()
 
     def load(self, store: Store) -> None:
-        """Replay the file into a new store and write it anew.
+        """Replay the file into a new store and rewrite it.
 
         Raises:
-            HostError: the file can't be read or written, or is none of ours.
+            HostError: the file can't be read or written, or is not a journal.
         """
         try:
             data = self._path.read_bytes()
@@ -73,7 +73,7 @@ class Journal:
         self._pending += _HEAD.pack(len(body), zlib.crc32(body)) + body
 
     def flush(self, store: Store) -> None:
-        """Write what was noted. To be called before anybody is told that it has happened.
+        """Write what was noted. To be called before any client is told that it has happened.
 
         Raises:
             HostError: the file can't be written.
@@ -87,7 +87,7 @@ class Journal:
             self.compact(store)
 
     def compact(self, store: Store) -> None:
-        """Write the file anew from the store."""
+        """Rewrite the file from the store."""
         path = self._path.with_name(self._path.name + ".new")
         self._pending.clear()
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW

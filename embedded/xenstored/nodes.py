@@ -77,7 +77,7 @@ def absolute(untrusted_path: bytes, domid: int) -> str:
 
 
 def absolute_or_special(untrusted_path: bytes, domid: int) -> str:
-    """As `absolute`, and the names of the special watches, such as `@releaseDomain`, as well."""
+    """As `absolute`, but also takes the names of the special watches, like `@releaseDomain`."""
     if untrusted_path.startswith(b"@"):
         if _SPECIAL.fullmatch(untrusted_path) and len(untrusted_path) <= RELATIVE_PATH_MAX:
             return untrusted_path.decode("ascii")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an unprivileged domain may use up. Domain 0 is exempt from all but the last two.
+"""What an unprivileged domain may use up. Domain 0 is exempt from all except the last two.
 
 Figures: xenstored's defaults (tools/xenstored/core.c, domain.c). Each says what is answered when
 it is exceeded.
@@ -29,13 +29,13 @@ TRANSACTION_NODES_MAX: Final = 1024
 
 REQUESTS_PER_TURN: Final = 1
 """Requests of a domain that are carried out before others have their turn, as in xenstored's own
-loop (tools/xenstored/core.c, main). Further ones wait, and nothing more is read."""
+loop (tools/xenstored/core.c, main). The rest wait, and nothing more is read."""
 
 CONNECTIONS_MAX: Final = 32
-"""Connections of one domain (real domains have one): further ones are closed at once."""
+"""Connections of one domain (real domains have one): more are closed at once."""
 
 OUTPUT_MAX: Final = 256 * 1024
-"""Bytes waiting for one connection; beyond, its requests are not read and its events coalesced."""
+"""Bytes waiting for one connection; above that, requests are not read and events coalesced."""
 
 EVENTS_MAX: Final = 4096
 """Distinct events waiting for one connection that does not read: it is closed."""

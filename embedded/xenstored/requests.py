@@ -203,7 +203,7 @@ class Requests:
         return OK
 
     def _reset_watches(self, client: Client, tx: int, payload: bytes) -> bytes:
-        # For a guest that has just started (kexec): what its predecessor had open goes as well.
+        # For a guest that has just started (kexec): its predecessor's transactions go too.
         self.forget(client)
         return OK
 

@@ -2,11 +2,11 @@
 """The server's loop: sockets, connections, the journal and the order between them.
 
 One thread, one loop. Per turn: take what arrived, carry it out, write the journal, and only then
-send the answers, so that nobody is told of a change that a crash could undo.
+send the answers, so that no client is told of a change that a crash could undo.
 
 Below its directory: `socket` (domain 0, may do everything), `domain/<N>` for each introduced
-domain (whoever connects there is that domain), `store.log`, `lock`. The file system's permissions
-decide who may connect; all are for the owner only.
+domain (a client that connects there is that domain), `store.log`, `lock`. The file system's
+permissions decide who may connect; all are for the owner only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Server:
         self._connections: dict[int, Connection] = {}
         self._dirty: dict[Connection, None] = {}
         self._waiting: dict[Connection, None] = {}
-        """Whose requests go on in the next turn."""
+        """Those whose requests go on in the next turn."""
         self._journal = Journal(directory / JOURNAL)
         self._store = Store()
         self._requests = Requests(self._store, self)
@@ -125,7 +125,7 @@ class Server:
             raise RefusedError("EIO") from None
 
     def close_domain(self, domid: int) -> None:
-        """A domain is released: its connections end and nobody can make new ones."""
+        """A domain is released: its connections end and no new ones can be made."""
         for listener, owner in list(self._listeners.values()):
             if owner == domid:
                 self._unlisten(listener, domid)
@@ -242,7 +242,7 @@ class Server:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             listener.setblocking(False)
-            # Bound under another name and renamed: whoever sees the socket can connect to it.
+            # Bound under another name and renamed: a client that sees the socket can connect to it.
             hidden = path.with_name(f".{path.name}")
             hidden.unlink(missing_ok=True)
             mask = os.umask(0o077)

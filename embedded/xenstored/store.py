@@ -29,7 +29,7 @@ Change = PutChange | DropChange | DomainChange
 
 
 class Store:
-    """The committed nodes. Reading is free for all; what may be changed is checked elsewhere."""
+    """The committed nodes. Anyone may read; what may be changed is checked elsewhere."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
@@ -97,7 +97,7 @@ class Store:
         return True
 
     def release(self, domid: int) -> None:
-        """Forget a domain with the nodes it owns, and what others allowed it.
+        """Forget a domain with the nodes it owns, and what others allowed it to do.
 
         Otherwise the next domain with this number would inherit all of it.
         """

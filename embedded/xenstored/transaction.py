@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A transaction: a picture of the tree as it was at the start, with changes of its own.
 
-Snapshot isolation: reading is consistent however long it lasts, as the store's history keeps what
-is replaced meanwhile. The commit succeeds if nobody else has changed a node that the transaction
-read, looked for or wrote; otherwise it is EAGAIN and nothing has happened. (A child made or
-removed is a change of its parent too.)
+Snapshot isolation: reads stay consistent, since the store's history keeps what is replaced
+meanwhile. The commit succeeds if nobody else has changed a node that the transaction read, looked
+for or wrote; otherwise it is EAGAIN and nothing has happened. (A child made or removed is a change
+of its parent too.)
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Transaction:
         return self._look(path)
 
     def peek(self, path: str) -> Node | None:
-        """As `get`, but a change of the node by somebody else is no conflict."""
+        """As `get`, but a change of the node by another client is no conflict."""
         if path in self._own:
             return self._own[path]
         return self._store.history.as_of(path, self._start, self._store.get(path))
 
     def put(self, path: str, node: Node) -> None:
         """Replace or make a node, for this transaction only so far."""
-        # Not `get`: what is changed in several steps must not stop at the quota half-way.
+        # Not `get`: a change of several steps must not stop half-way at the quota.
         self._count(self._look(path), -1)
         self._count(node, 1)
         if self._own.get(path) is None:
-            # Moves to the end: a node made anew must come after its parent when applied.
+            # Moves to the end: a node made again must come after its parent when applied.
             self._own.pop(path, None)
         self._own[path] = node
 
@@ -75,7 +75,7 @@ class Transaction:
         """Make the changes everybody's; returns the events. The transaction is over either way.
 
         Raises:
-            RefusedError: EAGAIN, somebody else interfered; ENOSPC, a quota was used up meanwhile.
+            RefusedError: EAGAIN, another client interfered; ENOSPC, a quota was used up meanwhile.
         """
         history, start = self._store.history, self._start
         conflict = not history.is_complete(start) or any(

@@ -53,9 +53,9 @@ class Fired(NamedTuple):
 
     path: str
     exact: bool
-    """Only watches on this very path: it went away with a node above, which is told of."""
+    """Only watches on this very path: it went with a node above, which has its own event."""
     grants: tuple[Perms, ...]
-    """Whoever may read by one of these is told: the node's, its former and its parent's."""
+    """Domains that may read by one of these are told: the node's, its former, its parent's."""
 
 
 def read_node(view: View, domid: int, path: str, needed: int = READ) -> Node:
@@ -133,7 +133,7 @@ def set_permissions(view: View, domid: int, path: str, perms: Sequence[Perm]) ->
 
 
 def _existing(view: View, domid: int, path: str) -> Node | None:
-    """The node if it is there and may be written; None if it may be made."""
+    """The node if it exists and may be written; None if it may be made."""
     try:
         return read_node(view, domid, path, WRITE)
     except RefusedError as refusal:

@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 import pytest
 
-from embedded.toolstack import disk_nodes
+from embedded.toolstack import device_nodes
 from shared.xenbus import XenbusState
 from tests.hostile.frontend import Nodes, give_back, offer, publish, say
 from tests.hostile.scene import Scene
 from tests.process.lab_world import DEADLINE, Guest
 from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.toolstack import new_disk
 
 NO_STATES = (b"", b"abc", b"-1", b"-3", b"99", b"9" * 20, b"4\0junk", b" 4", b"4" * 2000)
 REPEATS = 2_000
@@ -227,7 +228,7 @@ def test_f10_frontend_that_vanishes_is_closed_and_may_come_again(
 def _made_anew(guest: Guest) -> None:
     """What the toolstack wrote, once more: a guest cannot make its own directory."""
     spec = DiskSpec(path=guest.image, vdev="xvda")
-    _, frontend = disk_nodes(guest.domain.domid, spec)
+    _, frontend = device_nodes(guest.domain.domid, new_disk(spec))
 
     def write(tx: int) -> None:
         guest.dom0.mkdir(guest.frontend, tx)

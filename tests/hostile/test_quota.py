@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedded.toolstack import attach_disk, detach_disk
+from embedded.toolstack import detach_device
 from shared.xenbus import XenbusState
 from tests.hostile.driver import DriverLab
 from tests.hostile.frontend import fill, give_back, offer, publish, say
@@ -20,6 +20,7 @@ from tests.hostile.scene import SCENE_CONFIG, Scene, scene_in
 from tests.process.lab_world import DEADLINE, Guest
 from worker.devices.block.guest.blkfront import BlockFrontend
 from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.toolstack import attach_disk
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_f11_write_without_room_waits_and_disturbs_nobody(driver: Scene) -> None
         own.rm("data/fill")
         second.disk.connect(DEADLINE)
         second.works()
-        assert detach_disk(guest.dom0, guest.domain.domid, spec.devid, 0.0) is False
+        assert detach_device(guest.dom0, guest.domain.domid, "vbd", spec.devid, 0.0) is False
         driver.lab.wait(lambda: driver.lab.device(second.device) is None, DEADLINE, "forgotten")
         second.disk.release()
 

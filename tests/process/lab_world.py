@@ -22,18 +22,14 @@ from bench.held import below, open_files
 from bench.lab import DEFAULT_CONFIG, Lab
 from embedded.domain import Domain
 from embedded.hypercalls import Hypercalls, Stats
-from embedded.toolstack import (
-    attach_disk,
-    backend_path,
-    create_domain,
-    wait_backend_state,
-)
+from embedded.toolstack import backend_path, create_domain, wait_backend_state
 from shared.control import AnyRequest, DeviceStatus, Done, Events, EventsReply, Reply, Restart
 from shared.xenbus import XenbusState
 from shared.xenstore.blocking import BlockingXenstore
 from supervisor.cli.client import Client
 from worker.devices.block.guest.blkfront import BlockFrontend
 from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.toolstack import attach_disk
 
 R = TypeVar("R", bound=Reply)
 
@@ -72,7 +68,7 @@ class Guest(NamedTuple):
     @property
     def backend(self) -> str:
         """Backend directory."""
-        return backend_path(self.domain.domid, self.disk.devid, self.kind, self.backend_domid)
+        return backend_path(self.domain.domid, self.kind, self.disk.devid, self.backend_domid)
 
     @property
     def error(self) -> str:

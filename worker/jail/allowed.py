@@ -134,7 +134,7 @@ COMMON: Final[tuple[Group, ...]] = (
     ),
     Group(
         "Python compares its directory with that of a module in which a name is missing",
-        _plain("getcwd"),  # since 3.13, to say that the module hides one of the library's
+        plain("getcwd"),  # since 3.13, to say that the module hides one of the library's
     ),
     Group(
         "Python asks whether stderr is a terminal before it writes a traceback",

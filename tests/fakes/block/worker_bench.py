@@ -95,7 +95,7 @@ class Guest:
             port=self.channel.port,
             persistent=persistent,
         )
-        frames, data = self.pages.data(128, 0, enough=False)
+        frames, data = self.pages.data(128, 0, least=11)
         self.ring.add_pages([self.pages.address(frame) for frame in frames], data, frames)
         self.nodes = {
             "event-channel": b"%d" % self.channel.port,

@@ -93,7 +93,7 @@ def test_unknown_device_type_is_left_alone(world: World) -> None:
     """A device below a type nobody enabled is not touched; the same guest's disk is served."""
     spec = DiskSpec(path=str(world.image()), vdev="xvdb", kind="vbd3")
     with world.untouched(), world.guest() as guest:
-        backend = backend_path(guest.domain.domid, spec.devid, "vbd3")
+        backend = backend_path(guest.domain.domid, "vbd3", spec.devid)
         guest.dom0.write(f"{backend}/frontend", f"{guest.frontend}/x")
         guest.dom0.write(f"{backend}/online", b"1")
         guest.dom0.write(f"{backend}/state", b"1")

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from embedded.toolstack import attach_disk, detach_disk, request_close
+from embedded.toolstack import detach_device, request_close
 from shared.control import Clear, Done, Reload
 from shared.xenbus import XenbusState
 from tests.process.lab_world import CONFIG, DEADLINE, Guest, World, running_world
 from worker.devices.block.guest.blkfront import BlockFrontend
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.load import LoadConfig
+from worker.devices.block.guest.toolstack import attach_disk
 
 RESTART = {"initial": 0.05, "max": 0.2}
 
@@ -80,7 +81,7 @@ def test_s08_life_hot_unplug_leaves_the_other_disk_of_the_guest_alone(world: Wor
         other.works()  # mounted disks need their last writes
         second.advance()
         assert second.state is XenbusState.CLOSED
-        assert detach_disk(guest.dom0, guest.domain.domid, spec.devid, DEADLINE)
+        assert detach_device(guest.dom0, guest.domain.domid, "vbd", spec.devid, DEADLINE)
         world.lab.wait(lambda: world.lab.device(other.device) is None, DEADLINE, "forgotten")
         second.advance()
         assert second.gone

@@ -17,9 +17,8 @@ from embedded.domain import Domain
 from embedded.hypercalls import Hypercalls
 from embedded.launch import start_embedded
 from embedded.toolstack import (
-    attach_disk,
     create_domain,
-    detach_disk,
+    detach_device,
     remove_domain,
     request_close,
     wait_backend_state,
@@ -31,6 +30,7 @@ from tests.fakes.block.guest_backend import MiniBackend
 from worker.devices.block.guest.blkfront import BlockFrontend
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.load import LoadConfig
+from worker.devices.block.guest.toolstack import attach_disk
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_blkfront_unplugged_disk_is_forgotten(directory: Path, dom0: BlockingXen
     """Its directory is gone: nothing is written there any more."""
     with MiniBackend(directory), guest(dom0, directory) as (domain, [disk]):
         disk.connect()
-        detach_disk(dom0, domain.domid, disk.devid, timeout=0.0)
+        detach_device(dom0, domain.domid, disk.kind, disk.devid, timeout=0.0)
         disk.advance()
         assert disk.gone
         assert dom0.read_or_none(f"{disk.path}/state") is None

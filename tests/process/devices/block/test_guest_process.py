@@ -29,8 +29,10 @@ from supervisor.cli.main import main
 from tests.fakes.block.guest_backend import MiniBackend
 from tests.fakes.waiting import wait_until
 from tests.root import ROOT
+from worker.devices.block.guest.client import RemoteDisk, details_of
 from worker.devices.block.guest.disk import DiskSpec
 from worker.devices.block.guest.load import LoadConfig
+from worker.devices.block.guest.toolstack import new_disks
 
 DOCS = ROOT / "docs"
 
@@ -58,7 +60,7 @@ def backend(directory: Path) -> Iterator[MiniBackend]:
 @contextmanager
 def guest(directory: Path, count: int = 1, name: str = "demo") -> Iterator[GuestHandle]:
     """A guest with so many disks, destroyed at the end."""
-    handle = create_guest(directory, name, [DiskSpec(path="/x")] * count)
+    handle = create_guest(directory, name, new_disks([DiskSpec(path="/x")] * count))
     try:
         yield handle
     finally:
@@ -81,9 +83,9 @@ def test_guest_create_connects_all_disks_and_destroy_leaves_nothing(
     """Nodes, domain, socket and log are there while it lives and gone after it."""
     with guest(directory, 3) as handle:
         with handle.client() as client:
-            disks = client.disks().disks
-        assert [d.vdev for d in disks] == ["xvda", "xvdb", "xvdc"]
-        assert {(d.state, d.size) for d in disks} == {("Connected", 1 << 20)}
+            disks = client.describe().devices
+        assert [d.name for d in disks] == ["xvda", "xvdb", "xvdc"]
+        assert {(d.state, details_of(d).size) for d in disks} == {("Connected", 1 << 20)}
     assert [g.name for g in list_guests(directory)] == []
     wait_gone(directory, handle.domid)
     assert not (directory / "guests").exists()
@@ -97,11 +99,13 @@ def test_guest_io_verifies_and_remembers_what_it_wrote(
 ) -> None:
     """A second load compares what the first one wrote, and finds what changed in between."""
     with guest(directory) as handle, handle.client() as client:
-        first = client.io("xvda", LoadConfig(rw="write", depth=8, verify=True, total=1 << 18))
+        first = RemoteDisk(client, "xvda").io(
+            LoadConfig(rw="write", depth=8, verify=True, total=1 << 18)
+        )
         assert first.ok
         assert first.verified == 64
         backend.disk(handle.domid).data[8192:8200] = b"changed!"
-        second = client.io("51712", LoadConfig(rw="read", verify=True, total=1 << 18))
+        second = RemoteDisk(client, "51712").io(LoadConfig(rw="read", verify=True, total=1 << 18))
         assert second.mismatches == 1
         assert second.mismatch is not None
         assert second.mismatch.sector == 16
@@ -112,7 +116,9 @@ def test_guest_io_progress_is_reported_while_it_runs(directory: Path, backend: M
     seen: list[int] = []
     with guest(directory) as handle, handle.client() as client:
         config = LoadConfig(rw="randread", depth=4, runtime=0.3)
-        result = client.io("xvda", config, lambda p: seen.append(p.reads), interval=0.05)
+        result = RemoteDisk(client, "xvda").io(
+            config, lambda p: seen.append(p.reads), interval=0.05
+        )
         assert result.ok
     assert len(seen) >= 2
     assert seen == sorted(seen)
@@ -127,7 +133,7 @@ def test_guest_client_that_goes_away_ends_its_load(directory: Path, backend: Min
 
         def load() -> None:
             with pytest.raises((HostError, ValueError, OSError)):
-                leaver.io("xvda", config, lambda _: started.set(), interval=0.02)
+                RemoteDisk(leaver, "xvda").io(config, lambda _: started.set(), interval=0.02)
 
         thread = threading.Thread(target=load)
         thread.start()
@@ -144,31 +150,33 @@ def test_guest_dd_content_comes_out_as_it_went_in(directory: Path, backend: Mini
     """More than one chunk, from an offset on, up to the end."""
     data = os.urandom((1 << 20) - 4096)
     with guest(directory) as handle, handle.client() as client:
-        client.write_in("xvda", 4096, len(data), [data[:1000], data[1000:]])
-        assert b"".join(client.read_out("xvda", 4096)) == data
+        disk = RemoteDisk(client, "xvda")
+        disk.write_in(4096, len(data), [data[:1000], data[1000:]])
+        assert b"".join(disk.read_out(4096)) == data
         assert backend.disk(handle.domid).data[4096:] == data
         with pytest.raises(ConfigError, match="beyond the disk"):
-            client.write_in("xvda", 1 << 20, 512, [bytes(512)])
+            disk.write_in(1 << 20, 512, [bytes(512)])
 
 
 def test_guest_unknown_disk_is_config_error(directory: Path, backend: MiniBackend) -> None:
     """Named, and the connection can be used on."""
     with guest(directory) as handle, handle.client() as client:
         with pytest.raises(ConfigError, match="no such disk"):
-            client.flush("xvdz")
-        client.flush("xvda")
+            RemoteDisk(client, "xvdz").flush()
+        RemoteDisk(client, "xvda").flush()
 
 
 def test_s12_guest_attach_and_detach_while_it_runs(directory: Path, backend: MiniBackend) -> None:
     """A new disk is connected, a detached one closed on both ends; the first is not touched."""
     with guest(directory) as handle, handle.client() as client:
-        [disk] = handle.attach([DiskSpec(path="/y")])
-        assert disk.vdev == "xvdb"
-        client.io("xvdb", LoadConfig(rw="write", depth=4, verify=True))
+        [disk] = new_disks([DiskSpec(path="/y")], handle.taken("vbd"))
+        handle.attach([disk])
+        assert disk.name == "xvdb"
+        RemoteDisk(client, "xvdb").io(LoadConfig(rw="write", depth=4, verify=True))
         assert handle.detach("xvdb")
         client.wait_connected(1, 10)
-        assert [d.vdev for d in client.disks().disks] == ["xvda"]
-        assert client.io("xvda", LoadConfig(rw="read")).ok
+        assert [d.name for d in client.describe().devices] == ["xvda"]
+        assert RemoteDisk(client, "xvda").io(LoadConfig(rw="read")).ok
         with Hypercalls(directory) as hypercalls:
             stats = hypercalls.stats().domains[handle.domid]
         assert stats.ports == 1
@@ -180,9 +188,9 @@ def test_s16_guest_reboot_connects_all_disks_anew(
 ) -> None:
     """Also without closing first; no port of the old connections is left."""
     with guest(directory, 2) as handle, handle.client() as client:
-        disks = client.reboot(orderly=orderly).disks
+        disks = client.reboot(orderly=orderly).devices
         assert [d.state for d in disks] == ["Connected"] * 2
-        assert client.io("xvdb", LoadConfig(rw="randrw", verify=True, total=1 << 18)).ok
+        assert RemoteDisk(client, "xvdb").io(LoadConfig(rw="randrw", verify=True, total=1 << 18)).ok
         with Hypercalls(directory) as hypercalls:
             assert hypercalls.stats().domains[handle.domid].ports == 2
 
@@ -192,27 +200,31 @@ def test_guest_killed_is_a_dead_domain_and_others_live_on(
 ) -> None:
     """SIGKILL: the domain dies with its process and is cleaned away; the other guest works."""
     with guest(directory, name="other") as other:
-        victim = create_guest(directory, "victim", [DiskSpec(path="/x")])
+        victim = create_guest(directory, "victim", new_disks([DiskSpec(path="/x")]))
         victim.kill()
         wait_gone(directory, victim.domid)
         assert [g.name for g in list_guests(directory)] == ["other"]
         with other.client() as client:
-            assert client.io("xvda", LoadConfig(rw="randrw", verify=True, total=1 << 18)).ok
+            assert (
+                RemoteDisk(client, "xvda")
+                .io(LoadConfig(rw="randrw", verify=True, total=1 << 18))
+                .ok
+            )
 
 
 def test_guest_survives_a_killed_xenstored(directory: Path, backend: MiniBackend) -> None:
     """Its rings work meanwhile; afterwards it follows xenstore again."""
     with guest(directory) as handle, handle.client() as client:
         _kill(_xenstored(directory))
-        assert client.io("xvda", LoadConfig(rw="randrw", verify=True, total=1 << 18)).ok
+        assert RemoteDisk(client, "xvda").io(LoadConfig(rw="randrw", verify=True, total=1 << 18)).ok
         # The host starts another one; a reboot needs it, and waits until it is there.
-        assert [d.state for d in client.reboot().disks] == ["Connected"]
+        assert [d.state for d in client.reboot().devices] == ["Connected"]
 
 
 def test_guest_without_backend_is_taken_back_with_the_reason(directory: Path) -> None:
     """Nothing is left of a guest whose disks were not connected in time."""
     with pytest.raises(HostError, match=r"xvda Initialising \(backend Initialising\)"):
-        create_guest(directory, "alone", [DiskSpec(path="/x")], timeout=0.2)
+        create_guest(directory, "alone", new_disks([DiskSpec(path="/x")]), timeout=0.2)
     assert list_guests(directory) == []
 
 
@@ -234,13 +246,13 @@ def test_guest_control_nonsense_is_refused_and_harmless(directory: Path) -> None
                 raw.sendall(line)
                 assert b"Refused" in raw.makefile("rb").readline()
         with handle.client() as client:
-            assert client.disks().disks == []
+            assert client.describe().devices == []
 
 
 def test_guest_idle_uses_no_cpu_to_speak_of(directory: Path, backend: MiniBackend) -> None:
     """It waits for descriptors: a tenth of a second leaves no trace in its CPU time."""
     with guest(directory, 2) as handle, handle.client() as client:
-        pid = client.disks().pid
+        pid = client.describe().pid
         before = _cpu(pid)
         assert not threading.Event().wait(0.1)
         assert _cpu(pid) - before <= 0.02
@@ -273,7 +285,7 @@ def test_guest_commands_do_the_whole_round(
     assert "xvda  Connected" in xenbackd("create", "cli", "--disk", "/x,ro", "--memory", "32")
     try:
         [listed] = json.loads(xenbackd("list", "--json"))
-        assert (listed["name"], listed["disks"][0]["vdev"]) == ("cli", "xvda")
+        assert (listed["name"], listed["devices"][0]["vdev"]) == ("cli", "xvda")
         assert "cli" in xenbackd("list")
         load = ["--bs", "8k", "--iodepth", "4", "--total", "256k", "--verify"]
         figures = json.loads(xenbackd("io", "cli", "xvda", "--rw", "randrw", *load, "--json"))
@@ -286,7 +298,7 @@ def test_guest_commands_do_the_whole_round(
         xenbackd("dd", "cli", "xvda", "--to", str(target), "--skip", "4k", "--count", "5120")
         assert target.read_bytes() == source.read_bytes() + bytes(120)
         assert "attached xvdb" in xenbackd("attach", "cli", "--disk", "/y")
-        assert "2 disks connected anew" in xenbackd("reboot", "cli")
+        assert "2 disks connected again" in xenbackd("reboot", "cli")
         assert "detached xvdb" in xenbackd("detach", "cli", "xvdb")
     finally:
         xenbackd("destroy", "cli")
@@ -318,7 +330,7 @@ def test_guest_example_of_the_documentation_runs(directory: Path) -> None:
 
 def _in_use(client: GuestClient) -> bool:
     try:
-        client.flush("xvda")
+        RemoteDisk(client, "xvda").flush()
     except HostError as error:
         return "in use" in str(error)
     return False

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pytest
 
 from bench.lab import Lab, is_serving
-from embedded.toolstack import detach_disk, request_close
+from embedded.toolstack import detach_device, request_close
 from shared.errors import Blame
 from shared.messages import Failed
 from shared.xenbus import XenbusState
@@ -149,7 +149,9 @@ def test_journal_lives_and_dies_with_its_device(world: World) -> None:
         request_close(guest.dom0, guest.backend)
         guest.wait_backend(XenbusState.CLOSING)
         guest.disk.advance()
-        assert detach_disk(guest.dom0, guest.domain.domid, guest.disk.devid, DEADLINE)
+        assert detach_device(
+            guest.dom0, guest.domain.domid, guest.disk.kind, guest.disk.devid, DEADLINE
+        )
         world.lab.wait(lambda: not path.exists(), DEADLINE, "the journal to go")
 
 

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import pytest
 
-from embedded.toolstack import attach_disk, create_domain, remove_domain, request_close
+from embedded.toolstack import create_domain, remove_domain, request_close
 from shared.errors import HostError
 from shared.xenstore.errors import NoEntryError
 from worker.devices.block.guest.disk import DiskSpec
+from worker.devices.block.guest.toolstack import attach_disk
 
 T = TypeVar("T")
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""Disks in guests of the embedded hypervisor: the block frontend, load, verification, commands."""

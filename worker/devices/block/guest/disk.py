@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A disk as a toolstack is told of it: `PATH[,ro][,vdev=xvda][,kind=vbd][,format=raw]`.
 
-Also the numbers that stand for device names. Does no I/O: whether the path exists is found out by
-the backend, as with xl.
+Also the numbers that stand for device names. Does no I/O: the backend finds out whether the path
+exists, as with xl.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Final, Literal
 import msgspec
 
 from shared.errors import ConfigError
+
+KIND: Final = "vbd"
+"""Kind of a disk's frontend; which backend serves it makes no difference."""
 
 _NAME = re.compile(r"(xvd|sd|hd)([a-z]{1,4})([0-9]{0,3})")
 

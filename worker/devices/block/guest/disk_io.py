@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """I/O on a connected disk: read, write, flush, discard and load, for one thread at a time.
 
-The part of a frontend that has nothing to do with xenstore. Data pages are taken when I/O asks
-for them, so an idle disk has none. What verify mode knows of the disk lives here, longer than any
-ring: it is the disk's content that it knows.
+The part of the block frontend that has nothing to do with xenstore. Data pages are taken when I/O
+asks for them, so an idle disk has none. What verify mode knows of the disk lives here, longer than
+any ring: it is the disk's content that it knows.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from typing import Final
 import msgspec
 
 from embedded.domain import Domain
-from embedded.guest.pages import SharedPages
+from embedded.guest.frontend import Frontend
 from shared.errors import HostError
+from shared.xenstore.blocking import BlockingXenstore
+from worker.devices.block.guest.disk import KIND
 from worker.devices.block.guest.load import LoadConfig, LoadResult
 from worker.devices.block.guest.ring import SECTOR, FrontRing, VerifyTable
 
 DATA_PAGES_MIN: Final = 64
 DATA_PAGES_MAX: Final = 1056
 """3 x 352, what Linux's backend keeps mapped persistently (max_persistent_grants)."""
+SEGMENTS_MAX: Final = 11
+"""Pages one request can need (BLKIF_MAX_SEGMENTS_PER_REQUEST)."""
 
 
 class DiskInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,17 +42,15 @@ class DiskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Requests the ring holds."""
 
 
-class DiskIo:
+class DiskIo(Frontend[DiskInfo]):
     """A disk's ring, and what reads and writes through it."""
 
-    def __init__(self, domain: Domain, devid: int) -> None:
-        self.domain = domain
-        self.path = f"/local/domain/{domain.domid}/device/vbd/{devid}"
-        self.backend_domid = 0
-        self.info: DiskInfo | None = None
+    kind = KIND
+
+    def __init__(self, domain: Domain, xs: BlockingXenstore, devid: int) -> None:
+        super().__init__(domain, xs, devid)
         self.ring: FrontRing | None = None
         self.table: VerifyTable | None = None
-        self._pages = SharedPages(domain)
         self._persistent = False
         self._busy = threading.Lock()
         self.leaving = False
@@ -109,6 +111,13 @@ class DiskIo:
         if ring is not None:
             ring.stop()
 
+    def release(self) -> None:
+        """Drop everything without a word to the backend, what is known of the content too."""
+        super().release()
+        if self.table is not None:
+            self.table.close()
+            self.table = None
+
     def _io(self) -> _Io:
         return _Io(self, self._busy)
 
@@ -120,7 +129,8 @@ class DiskIo:
         missing = wanted - ring.pages
         if missing <= 0:
             return
-        frames, refs = self._pages.data(missing, self.backend_domid, enough=ring.pages > 0)
+        least = 0 if ring.pages else SEGMENTS_MAX
+        frames, refs = self._pages.data(missing, self.backend_domid, least=least)
         if not self._persistent:
             for ref in refs:
                 self.domain.write_grant_entry(ref, 0, 0, 0)
@@ -128,11 +138,17 @@ class DiskIo:
         ring.add_pages(addresses, refs, frames)
 
     def _stop_io(self) -> None:
-        """Have the I/O thread out of the ring; a load waits a moment for what is in flight."""
+        """Get the I/O thread out of the ring; a load waits a moment for what is in flight."""
         self.leaving = True
         self.stop()
         with self._busy:
             pass
+
+    def _drop_ring(self) -> None:
+        ring, self.ring = self.ring, None
+        self.leaving = False
+        if ring is not None:
+            ring.close()
 
 
 class _Io:
