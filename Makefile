@@ -7,7 +7,7 @@ VENV ?= .venv
 CONSTRAINTS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-NATIVE := $(shell find shared worker embedded -path '*native*' -name '[!_]*.[ch]') shared/native/build.py shared/native/table.py
+NATIVE := $(shell find shared worker embedded -name '[!_]*.[ch]') shared/native/build.py shared/native/table.py
 
 .PHONY: help setup demo test test-xen fuzz sanitize check format bench bench-adoption bench-devices bench-hostile bench-jail bench-recovery bench-xen chaos install clean
 

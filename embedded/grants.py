@@ -54,8 +54,9 @@ class GrantTable:
     """
 
     def __init__(self, entries: memoryview, pages: int) -> None:
-        self._buffer = ffi.from_buffer(entries)
-        self._base = int(ffi.cast("uintptr_t", self._buffer))
+        buffer = ffi.from_buffer(entries)
+        self._buffer: object = buffer  # keeps the memory
+        self._base = int(ffi.cast("uintptr_t", buffer))
         self._pages = pages
         self._frame = ffi.new("uint32_t *")
         self._active: dict[int, _Active] = {}

@@ -17,7 +17,7 @@ own); `BackRing` and `FrontRing` are the two ends of the common request/response
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from shared.errors import BackendBug, GuestFault
 from shared.hypervisor.interface import PAGE_SIZE
@@ -91,7 +91,7 @@ class SharedWords:
             raise BackendBug(f"use shared memory: word at {offset}: outside or not aligned")
         return self._address + offset
 
-    def _bytes(self, offset: int, length: int) -> object:
+    def _bytes(self, offset: int, length: int) -> Any:
         if not (0 <= offset <= self.size and 0 <= length <= self.size - offset):
             raise BackendBug(f"use shared memory: {offset}+{length}: outside of {self.size} bytes")
         return ffi.cast("uint8_t *", self._address + offset)

@@ -41,9 +41,9 @@ from shared.errors import ConfigError
 from shared.hypervisor import select
 from shared.messages import Beat, Hello, Init, Jailed, Stop, decode_to_worker, encode
 from shared.worker_spec import JailSpec, WorkerSpec
-from worker.devices.block.native._block import lib
 from worker.jail import allowed, filters, network
 from worker.jail.jail import Jail
+from worker.native._process import lib
 
 __all__ = ["worker"]
 
@@ -116,7 +116,7 @@ def _prime_python() -> None:
             traceback.format_exc()
 
 
-lib.blk_tune_malloc()
+lib.heap_keep_small()
 worker.trace.install()
 # Finds the memory the kernel shows as the command line by walking it from `environ`, which a worker
 # changes before it gives itself a title; so it is looked for here, where both still touch.

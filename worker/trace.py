@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Final
 
 from shared.errors import HostError
-from worker.native._trace import lib
+from worker.native._process import lib
 
 _log: Final = logging.getLogger("xenbackd.trace")
 

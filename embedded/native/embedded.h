@@ -6,7 +6,7 @@
  *
  * Returns are a value >= 0 or -errno, unless said otherwise. -EPIPE: the hypervisor is gone.
  * Threads: ports may be made, closed and notified from any; grants and pending() belong to one.
- * build.py hands this file to cffi, so it holds plain declarations only.
+ * cffi reads this file too: plain declarations only.
  */
 #ifndef XENBACKD_EMBEDDED_H
 #define XENBACKD_EMBEDDED_H

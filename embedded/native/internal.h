@@ -49,7 +49,8 @@ struct embedded {
     struct area *areas;
 };
 
-/* handle.c */
+/* connection.c */
+int embedded_connect(const char *path);
 int embedded_transact(struct embedded *handle, const struct embedded_request *request,
                       const void *payload, size_t payload_size, struct embedded_reply *reply,
                       void *answer, size_t answer_size, int *descriptors, int expected);

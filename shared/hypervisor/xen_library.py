@@ -32,7 +32,9 @@ def _load(library: Library, load: Callable[[bytes, CData], CData], type_: str) -
         error = load(soname.encode(), calls)
         if error == ffi.NULL:
             return calls
-        errors.append(ffi.string(error).decode("utf-8", "replace"))
+        text = ffi.string(error)
+        assert isinstance(text, bytes)
+        errors.append(text.decode("utf-8", "replace"))
     raise HostError(_message(library, errors))
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""C headers every data plane shares, and the ring primitives for Python."""
+"""C headers that data planes share, ring indices for Python, and how native modules are built."""

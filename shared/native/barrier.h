@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Memory ordering on shared rings. The peer runs on another CPU and is not compiled with us, so
- * every shared index is read and written through these, exactly once per use.
+ * every shared index is read and written by these functions, exactly once per use.
  *
- * - a producer index is loaded with acquire: what it covers is visible after it;
- * - it is stored with release: what it covers is visible before it;
- * - the notify check ("did the peer ask for an event?") needs a full barrier between our store of
+ * - A producer index is loaded with acquire: what it covers is visible after it.
+ * - It is stored with release: what it covers is visible before it.
+ * - The notify check ("did the peer ask for an event?") needs a full barrier between our store of
  *   the index and our load of its event index (xen/include/public/io/ring.h,
- *   RING_PUSH_RESPONSES_AND_CHECK_NOTIFY), for a store may pass a later load even on x86.
+ *   RING_PUSH_RESPONSES_AND_CHECK_NOTIFY): even on x86 a store may pass a later load.
  */
 #ifndef XENBACKD_BARRIER_H
 #define XENBACKD_BARRIER_H

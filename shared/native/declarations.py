@@ -18,7 +18,7 @@ _NUMBER: Final = re.compile(r"#define \w+ (0x[0-9a-fA-F]+|\d+)[uUlL]*\s*(/\*.*\*
 
 
 def declarations(*headers: str) -> str:
-    """The headers' text without the preprocessor's lines, but for names of numbers.
+    """The headers' text without the preprocessor's lines, except names of numbers.
 
     `headers` are paths below `ROOT`, each after those it needs.
     """

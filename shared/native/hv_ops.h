@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The hypervisor as a data plane in C sees it: one table of calls over one event-channel handle
- * and one grant-table handle. The embedded hypervisor and real Xen each fill one in
- * (shared/hypervisor/interface.py: Handles.native_ops). Nothing here may be called from two
- * threads at once, except notify().
+ * The hypervisor as a data plane in C sees it: a table of calls over one event-channel handle and
+ * one grant-table handle. The embedded hypervisor and real Xen each fill one in
+ * (shared/hypervisor/interface.py: Handles.native_ops). No two threads may call into it at once,
+ * except notify().
  *
  * Return values: 0 or a count on success, -errno on failure, unless said otherwise.
  */

@@ -5,9 +5,9 @@
  * HV_OPS_OVER(name, evtchn, gnttab) defines
  *     void name(struct hv_ops *ops, struct evtchn *evtchn, struct gnttab *gnttab)
  * which fills in the table with evtchn_fd, evtchn_notify, evtchn_pending, evtchn_unmask and
- * gnttab_copy, gnttab_map, gnttab_unmap: functions that take their own structure where the table's
- * take a void *. Through functions in between, for a call by a pointer of another type is undefined.
- * `gnttab` may be NULL where no grants are used.
+ * gnttab_copy, gnttab_map, gnttab_unmap. These take their own structure where the table's functions
+ * take a void *, so there is a function in between for each: a call by a pointer of another type is
+ * undefined. `gnttab` may be NULL where no grants are used.
  */
 #ifndef XENBACKD_HV_OPS_OVER_H
 #define XENBACKD_HV_OPS_OVER_H

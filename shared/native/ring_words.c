@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Ring indices for Python, see ring_words.h. */
 #include "ring_words.h"
 
 #include "shared/native/barrier.h"

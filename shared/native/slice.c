@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How long the scheduler lets the calling thread run at a stretch. Who asks for less is run sooner
- * after a wake-up: with a slice shorter than that of the running thread it need not wait for that
- * one's to end (kernel/sched/fair.c, PREEMPT_SHORT). The share of the CPU stays the same.
+ * How long the scheduler lets the calling thread run at a stretch. A thread that asks for less runs
+ * sooner after a wake-up: if its slice is shorter than the running thread's, it need not wait for
+ * that one to end (kernel/sched/fair.c, PREEMPT_SHORT). Its share of the CPU stays the same.
  *
- * And where: on one CPU for a while. In C, because a worker that starts is to use little of Python,
- * all of which it shares with others until it uses it.
+ * And where it runs: on one CPU for a while. In C, because a starting worker must use little of
+ * Python: it shares all of it with others until it uses it.
  */
 #define _GNU_SOURCE
 #include "slice.h"
@@ -46,7 +46,7 @@ int slice_set(uint64_t nanoseconds)
 
     if (error)
         return error;
-    /* Another class has no slices, and in the deadline class this field is the budget. */
+    /* Other classes have no slices, and in the deadline class this field is the budget. */
     if (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH)
         return 0;
     attributes.size = sizeof(attributes);
@@ -57,7 +57,7 @@ int slice_set(uint64_t nanoseconds)
 #define CPUS 8192 /* more than any kernel for Linux is built for */
 #define WORD (8 * sizeof(unsigned long))
 
-/* Where this process could run before slice_stay, as the kernel has it; no bytes: it is not kept. */
+/* Where this process could run before slice_stay, as the kernel has it; size 0: not known. */
 static unsigned long before[CPUS / WORD];
 static long before_size;
 

@@ -22,7 +22,7 @@ PACKAGES: Final = ("zmq", "msgspec", "cffi", "pyxs", "multiprocess", "setproctit
 
 NATIVE_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "shared.native._slice": BOTH,
-    "worker.native._trace": BOTH,
+    "worker.native._process": BOTH,
     "worker.jail.native._jail": BOTH,
     "worker.jail.native._seccomp": BOTH,
     "shared.hypervisor.native._xen": (XEN,),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Callable
 from typing import Any
 
 from cffi import FFI
@@ -48,11 +49,11 @@ class FakeHypervisor:
         """Address to number of pages of what is mapped now."""
         self.map_error = 0
         """errno with which every map fails, without a status."""
-        self._base = ffi.from_buffer(self.memory)
+        self._base: Any = ffi.from_buffer(self.memory)
         self.ops = self._table()
 
     def _table(self) -> Any:
-        callbacks = {
+        callbacks: dict[str, tuple[str, Callable[..., object]]] = {
             "evtchn_fd": ("int(void *)", self._evtchn_fd),
             "notify": ("int(void *, uint32_t)", self._notify),
             "pending": ("int(void *)", self._pending),

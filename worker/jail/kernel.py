@@ -76,7 +76,7 @@ def drop_bounding_set() -> None:
 
 def capget(thread: int = 0) -> Capabilities:
     """The sets of a thread by its id; 0 is the calling one."""
-    out = ffi.new("struct jail_caps *")
+    out: Any = ffi.new("struct jail_caps *")
     _check("capget", lib.jail_capget(thread, out))
     return Capabilities(out.effective, out.permitted, out.inheritable)
 

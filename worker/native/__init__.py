@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The C data plane of the rate-critical device types, and its build script."""
+"""The worker's own native module: what a process does with fatal signals and with its heap."""

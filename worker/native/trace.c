@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where a worker stands in C when a fatal signal comes, as lines on stderr.
+ * Where a worker is in C when a fatal signal comes, as lines on stderr.
  *
- * Meant to stand behind Python's faulthandler: that one writes the Python stack, puts back the
- * handler it found (this one) and raises the signal again. This one writes the native stack and
- * lets the default action end the process, so the exit status names the signal.
+ * Meant to come after Python's faulthandler, which writes the Python stack, puts back the handler
+ * it found (this one) and raises the signal again. This one writes the native stack and lets the
+ * default action end the process, so the exit status names the signal.
  *
  * backtrace(3) loads libgcc and allocates at its first call only, which is made beforehand; after
  * that it walks the stack through the signal frame. backtrace_symbols_fd takes the dynamic
- * linker's lock: a worker stuck while it holds that gets no trace, and is ended by SIGKILL.
- * Nothing here is as safe as async-signal-safety asks for; the process ends anyway.
+ * linker's lock: a worker stuck while it holds that lock gets no trace, and SIGKILL ends it.
+ * Nothing here is async-signal-safe to the letter; the process ends anyway.
  */
 #include <errno.h>
 #include <execinfo.h>
@@ -38,7 +38,7 @@ static void on_fatal(int number)
 
 int trace_install(void)
 {
-    /* On the alternate stack that faulthandler makes, if any: the stack may be what is broken. */
+    /* On the alternate stack that faulthandler makes, if any: the stack itself may be broken. */
     struct sigaction action = {.sa_handler = on_fatal, .sa_flags = SA_ONSTACK | SA_NODEFER};
     void *frame[1];
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What build_trace.py declares to Python. */
+/* Native stacks at fatal signals. cffi reads this file too: plain declarations only. */
 #ifndef XENBACKD_TRACE_H
 #define XENBACKD_TRACE_H
 

@@ -87,7 +87,7 @@ class FakeDisk:
             if operation == "read":
                 ffi.memmove(vector[i].iov_base, self.data[offset : offset + length], length)
             else:
-                self.data[offset : offset + length] = ffi.buffer(vector[i].iov_base, length)
+                self.data[offset : offset + length] = bytes(ffi.buffer(vector[i].iov_base, length))
             moved += length
             offset += length
         return moved

@@ -2,8 +2,8 @@
 """A guest that writes over its requests while the backend parses them, in C (native/blk_flip.c).
 
 The backend is the product's own module, `worker.devices.block.native._block`; grants, disk and
-guest are the test's, and note what no backend may ever do. Nothing here is for a backend in parts:
-that is tests/fakes/block/blk.py.
+guest are the test's, and note what no backend may ever do. A backend in parts is in
+tests/fakes/block/blk.py.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ class FlipBench:
         engine = self._ffi.new("struct flip_engine *")
         engine.dev = self._ffi.cast("struct blk_dev *", self._address(self.device))
         for name in ("run", "status"):
-            function = block_ffi.addressof(block_lib, f"blk_{name}")
+            library: Any = block_lib
+            function = block_ffi.addressof(library, f"blk_{name}")
             field = self._ffi.typeof(getattr(engine, name))
             setattr(engine, name, self._ffi.cast(field, self._address(function)))
         result: int = self._lib.flip_rounds(self._flip, engine, requests)

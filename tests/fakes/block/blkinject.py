@@ -2,7 +2,8 @@
 """A block backend that a test kills wherever it likes, and a guest and a disk that outlive it.
 
 The backend's own C, built with BLK_INJECT: it can stop before any store that a recovery depends on
-(blk_point.h), and its I/O threads are a list from which the test picks. Ring, guest memory, disk and the journal's file stay; the next worker has nothing else to go by.
+(worker/devices/block/native/blk_point.h), and its I/O threads are a list from which the test picks.
+Ring, guest memory, disk and the journal's file stay; the next worker has nothing else to go by.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from worker.devices.block.native._block import lib as block_lib
 KILLED = -1000
 CRASHED_AT = 12
 """Offset of the crash mark in the journal's file (blk_journal.h)."""
-REPLACED = ("/blk_pool.c",)
+REPLACED = ("/plane/pool.c",)
 
 
 @functools.cache

@@ -39,9 +39,9 @@ class Loop:
         self._memory = mmap.mmap(-1, total * PAGE)
         self._view = ffi.from_buffer("uint8_t[]", self._memory)
         base = int(ffi.cast("uintptr_t", self._view))
-        self._params: Any = ffi.new("struct loopback_params *")
-        self._params.ring = self._view + RING_FRAME * PAGE
-        self._params.memory = self._params.grant_entries = self._view
+        params: Any = ffi.new("struct loopback_params *")
+        params.ring = self._view + RING_FRAME * PAGE
+        params.memory = params.grant_entries = self._view
         for name, value in {
             "order": order,
             "bits": bits,
@@ -51,10 +51,10 @@ class Loop:
             "poll_ns": poll_us * 1000,
             **faults,
         }.items():
-            setattr(self._params, name, value)
+            setattr(params, name, value)
         # The RAM disk starts where the ring says, so the ring's index is there before it.
         struct.pack_into("=4I", self._memory, RING_FRAME * PAGE, *[first_index] * 4)
-        self._loop = lib.loopback_start(self._params)
+        self._loop = lib.loopback_start(params)
         self.ring = FrontRing(
             ring=base + RING_FRAME * PAGE,
             order=order,

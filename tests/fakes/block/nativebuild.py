@@ -31,7 +31,7 @@ def compiled(
     Args:
         name: what it is called.
         declared: declarations of the product's that the test's own header needs.
-        own: the test's own header beside the others, without `.h`; it is what Python sees.
+        own: the test's own header in tests/fakes/block/native, without `.h`, which Python sees.
         sources: from the root of the repository.
         arguments: more of them for the compiler.
     """

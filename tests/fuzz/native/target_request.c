@@ -63,7 +63,7 @@ void fuzz_request(const uint8_t *data, size_t size)
     bool layout32 = flags & 1;
 
     memset(&dev.count, 0, sizeof(dev.count));
-    dev.ring.layout = layout32 ? &BLKIF_32 : &BLKIF_64;
+    dev.layout = layout32 ? &BLKIF_32 : &BLKIF_64;
     dev.config.read_only = flags >> 1 & 1;
     dev.config.flush = !(flags & 4);
     dev.config.discard = !(flags & 8);
@@ -72,9 +72,9 @@ void fuzz_request(const uint8_t *data, size_t size)
     dev.config.sectors -= dev.config.sectors % (dev.config.sector_size / 512);
     do {
         /* From the heap and no longer than a slot, so that a step behind it is found. */
-        uint8_t *slot = malloc(dev.ring.layout->slot);
+        uint8_t *slot = malloc(dev.layout->slot);
 
-        for (uint32_t i = 0; i < dev.ring.layout->slot; i++)
+        for (uint32_t i = 0; i < dev.layout->slot; i++)
             slot[i] = take8(&input);
         parse_one(&dev, layout32, slot);
         free(slot);

@@ -129,7 +129,7 @@ void world_new_ring(struct world *world, uint32_t start)
 /* Whether req_prod claims no more requests than there are slots, and none less than were taken. */
 static bool is_believable(const struct world *world)
 {
-    const struct ring *ring = &world->dev->ring;
+    const struct plane_ring *ring = &world->dev->ring;
     uint32_t claimed;
 
     memcpy(&claimed, world->ring + RING_REQ_PROD, 4);
@@ -155,7 +155,7 @@ int world_run(struct world *world)
     check_ring(world);
     CHECK(believable || reason == BLK_FAULT, "served, with a req_prod that makes no sense");
     CHECK(reason != BLK_FAULT || world->tampered, "fault %d without a guest's doing",
-          world->dev->fault);
+          world->dev->loop.fault);
     world->stopped = reason == BLK_FAULT;
     return reason;
 }

@@ -14,7 +14,7 @@ static uint8_t *slot_of(const struct world *world, uint8_t *ring, uint32_t index
 /* What will have to be answered for each slot that may still be taken. */
 static void read_slots(struct world *world)
 {
-    const struct ring *ring = &world->dev->ring;
+    const struct plane_ring *ring = &world->dev->ring;
 
     for (uint32_t i = ring->req_cons; i != ring->rsp_prod + world->slots; i++) {
         struct oracle_request request = oracle_read(&world->config, world->layout32,
@@ -93,7 +93,7 @@ void check_begin(struct world *world)
 
 void check_ring(struct world *world)
 {
-    const struct ring *ring = &world->dev->ring;
+    const struct plane_ring *ring = &world->dev->ring;
 
     if (world->ignore)
         return;

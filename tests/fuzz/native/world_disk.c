@@ -13,7 +13,7 @@ static void check_vector(const struct world *world, const struct iovec *one)
 {
     const uint8_t *data = one->iov_base;
 
-    if (within(data, one->iov_len, world->dev->grants.bounce, (size_t)BOUNCE_MAX * BOUNCE_BYTES))
+    if (within(data, one->iov_len, world->dev->bounce.memory, (size_t)BOUNCE_MAX * BOUNCE_BYTES))
         return;
     for (uint32_t i = 0; i < world->mappings; i++) {
         if (within(data, one->iov_len, world->mapping[i].address,

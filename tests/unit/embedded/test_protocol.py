@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 from embedded import protocol
 from embedded.native._embedded import ffi, lib
@@ -36,7 +37,7 @@ def test_protocol_reply_packed_in_python_reads_the_same_in_c() -> None:
     """A packed reply, seen through the C struct, has every value in its place."""
     data = Reply(error=-errno.EINVAL, value=2, count=3, serial=1 << 40).pack()
 
-    reply = ffi.cast("struct embedded_reply *", ffi.from_buffer(data))
+    reply: Any = ffi.cast("struct embedded_reply *", ffi.from_buffer(data))
 
     assert (reply.error, reply.value, reply.count, reply.serial) == (-errno.EINVAL, 2, 3, 1 << 40)
 

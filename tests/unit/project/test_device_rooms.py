@@ -20,9 +20,6 @@ MAY_MENTION = re.compile(
 )
 """Files outside of a type's folder that may name it."""
 
-WORDS_OF_THEIR_OWN = frozenset({"Counters", "FrontRing", "Progress"})
-"""Names of classes in the folders that mean something elsewhere too."""
-
 
 def folder(type_: DeviceType) -> str:
     """Where a type lives, from the root."""
@@ -30,17 +27,18 @@ def folder(type_: DeviceType) -> str:
 
 
 def words(type_: DeviceType) -> set[str]:
-    """What gives a type away: its name as text, kinds, drivers, place, classes, C files."""
+    """What gives a type away: name, kinds, drivers, place, classes named for it, C files."""
     place = folder(type_)
     found = {place, place.replace("/", "."), f'"{type_.name}"', f"'{type_.name}'"}
     found |= {kind.name for kind in type_.kinds}
     found |= {kind.kernel_driver for kind in type_.kinds if kind.kernel_driver}
     for path in (ROOT / place).rglob("*.py"):
         tree = ast.parse(path.read_text())
-        found |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        classes = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        found |= {name for name in classes if type_.name in name.lower()}
     sources = [path.stem for path in (ROOT / place).rglob("*.[ch]")]
     found |= {stem for stem in sources if "_" in stem.lstrip("_")}
-    return {word for word in found if not word.startswith("_")} - WORDS_OF_THEIR_OWN
+    return {word for word in found if not word.startswith("_")}
 
 
 def files() -> Iterator[Path]:

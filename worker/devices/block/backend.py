@@ -2,7 +2,7 @@
 """The block device: a raw image served over blkif (xen/include/public/io/blkif.h).
 
 This module reads the two directories, opens the image, maps the ring and binds the channel; all
-that happens per request is in C (worker/native), behind `blk_run`.
+that happens per request is in C (native/), behind `blk_run`.
 
 Facts: `sectors` and everything in a request is in units of 512 bytes, whatever `sector-size` says.
 A frontend that uses one ring page writes `ring-ref`, otherwise `ring-page-order` and `ring-ref%u`.
@@ -20,6 +20,7 @@ from typing import Any, Final
 from shared.errors import BackendBug, BlamedError, GuestFault, HostError
 from shared.hypervisor.interface import Mapping
 from shared.messages import Nodes
+from worker import crash
 from worker.device import Device, RenewalError
 from worker.devices.block.about import BlockOptions
 from worker.devices.block.image import Image, measure_again, open_image, parse_params
@@ -65,10 +66,6 @@ class BlockDevice(Device):
         return min(RING_PAGES_MAX + options.max_persistent_grants, GRANTS_MAX)
 
     # --- hooks
-
-    def alloc(self) -> None:
-        """A crash of this process is to be told from its being killed (blk_journal.c)."""
-        lib.blk_watch_crashes()
 
     def init(self, backend: Nodes) -> Nodes:
         """Open the image, and say what the disk can (S12).
@@ -227,6 +224,8 @@ class BlockDevice(Device):
             "struct blk_config *",
             {
                 "hv": ffi.cast("struct hv_ops *", self.handles.native_ops),
+                # So that the successor tells a crash from a kill (blk_journal.c).
+                "crash": ffi.cast("struct plane_crash *", crash.watch()),
                 "disk": ffi.NULL,
                 "fd": image.fd,
                 "domid": self.device.domid,
@@ -277,8 +276,9 @@ class BlockDevice(Device):
         if error == -errno.EPROTO:
             return self._fault()
         if error == -errno.EBADMSG:
-            what = ffi.string(self._status().journal_broken).decode()
-            return BackendBug(f"journal: {self.device}: damaged: {what}")
+            what = ffi.string(self._status().journal_broken)
+            assert isinstance(what, bytes)
+            return BackendBug(f"journal: {self.device}: damaged: {what.decode()}")
         if error == -errno.ENODATA:
             return HostError(
                 f"journal: {self.device}: lost; which of the ring's requests have an answer is not"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""The jail's system calls in C, for which Python has no function."""

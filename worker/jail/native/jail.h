@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The system calls of the jail that Python's os module does not have. Each gives 0 (or what its
- * comment says) or -errno. build_jail.py feeds this file to cffi, so it stays plain declarations.
+ * comment says) or -errno. cffi reads this file too: plain declarations only.
  */
 #ifndef XENBACKD_JAIL_H
 #define XENBACKD_JAIL_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What build_seccomp.py declares to Python. */
+/* seccomp(2). cffi reads this file too: plain declarations only. */
 #ifndef XENBACKD_SECCOMP_H
 #define XENBACKD_SECCOMP_H
 

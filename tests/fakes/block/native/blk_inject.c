@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A block backend that can be stopped at any store that matters, and whose I/O threads are a list
- * in the hands of the test. In the place of blk_pool.c.
+ * in the hands of the test. Linked in place of worker/plane/pool.c.
  *
- * To stop is to jump out of the backend. No lock is held and no frame of Python lies between, for
- * there are no points in what the backend calls.
+ * To stop is to jump out of the backend. No lock is held and no frame of Python is in between,
+ * since there are no points in what the backend calls.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -18,6 +18,7 @@
 static jmp_buf out;
 static bool inside;
 static uint64_t limit, passed;
+static struct plane_job *next;
 
 void blk_inject_arm(uint64_t points)
 {
@@ -70,66 +71,86 @@ uint32_t blk_inject_queued(const struct blk_dev *dev)
 
 void blk_inject_finish(struct blk_dev *dev, uint32_t number)
 {
-    struct pool *pool = &dev->pool;
-    struct request **link = &pool->head, *request;
+    struct plane_pool *pool = &dev->pool;
+    struct plane_job **link = &pool->head, *job;
 
-    while (number--)
+    for (; number; number--)
         link = &(*link)->next;
-    request = *link;
-    *link = request->next;
+    job = *link;
+    *link = job->next;
     pool->queued--;
-    request->error = disk_run(&dev->disk, request);
-    request->next = pool->done;
-    pool->done = request;
+    /* As a thread would: one job, then no more. */
+    job->next = NULL;
+    next = job;
+    pool->serve(pool->context);
 }
 
 void blk_inject_abandon(struct blk_dev *dev)
 {
     journal_detach(dev);
-    if (dev->grants.bounce)
+    if (dev->bounce.memory)
         grants_detach(dev);
     blk_close(dev);
 }
 
-int pool_open(struct pool *pool, uint32_t threads)
+int plane_pool_open(struct plane_pool *pool, uint32_t threads, void *(*serve)(void *),
+                    void *context)
 {
     memset(pool, 0, sizeof(*pool));
     pool->limit = threads;
+    pool->serve = serve;
+    pool->context = context;
     pool->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return pool->event < 0 ? -errno : 0;
 }
 
-bool pool_submit(struct blk_dev *dev, struct request *request)
+bool plane_pool_submit(struct plane_pool *pool, struct plane_job *job)
 {
-    struct request **link = &dev->pool.head;
+    struct plane_job **link = &pool->head;
 
     while (*link)
         link = &(*link)->next;
-    *link = request;
-    request->next = NULL;
-    dev->pool.queued++;
+    *link = job;
+    job->next = NULL;
+    pool->queued++;
     return true;
 }
 
-struct request *pool_completions(struct pool *pool)
+struct plane_job *plane_pool_next(struct plane_pool *pool)
 {
-    struct request *done = pool->done;
+    struct plane_job *job = next;
+
+    (void)pool;
+    next = NULL;
+    return job;
+}
+
+void plane_pool_complete(struct plane_pool *pool, struct plane_job *job)
+{
+    job->next = pool->done;
+    pool->done = job;
+}
+
+struct plane_job *plane_pool_completions(struct plane_pool *pool)
+{
+    struct plane_job *done = pool->done;
 
     pool->done = NULL;
     return done;
 }
 
-bool pool_has_completions(const struct pool *pool)
-{
-    return pool->done != NULL;
-}
-
-void pool_clear_event(struct pool *pool)
+void plane_pool_clear_event(struct plane_pool *pool)
 {
     (void)pool;
 }
 
-void pool_close(struct pool *pool)
+void plane_pool_wait(struct plane_pool *pool, int timeout_ms)
+{
+    (void)pool;
+    (void)timeout_ms;
+}
+
+void plane_pool_close(struct plane_pool *pool)
 {
     close(pool->event);
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -207,8 +208,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def watches_a_process(pid: int) -> bool:
     """Whether a process has a descriptor of another one."""
-    links = [entry.readlink() for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    return any("pidfd" in str(link) for link in links)
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since the listing
+            if "pidfd" in str(entry.readlink()):
+                return True
+    return False
 
 
 def orphan(bench: Bench, former: subprocess.Popen[bytes], grace: float) -> tuple[Guest, Worker]:

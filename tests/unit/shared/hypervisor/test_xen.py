@@ -49,7 +49,7 @@ def test_xen_copy_segment_has_the_layout_of_the_library() -> None:
     segment = ffi.typeof("struct xen_copy_segment")
     foreign = dict(ffi.typeof("union xen_copy_end").fields)["foreign"].type
 
-    assert ffi.sizeof(segment) == 24
+    assert ffi.sizeof("struct xen_copy_segment") == 24
     assert [(name, field.offset) for name, field in segment.fields] == [
         ("source", 0),
         ("dest", 8),

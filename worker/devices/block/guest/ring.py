@@ -128,7 +128,7 @@ class FrontRing:
         Raises:
             HostError: out of memory or descriptors.
         """
-        params = ffi.new("struct front_params *")
+        params: Any = ffi.new("struct front_params *")
         params.ring = ffi.cast("uint8_t *", ring)
         params.order = order
         params.bits = bits
@@ -173,7 +173,7 @@ class FrontRing:
 
     def counters(self) -> Counters:
         """Counters since the ring was made."""
-        out = ffi.new("struct front_counters *")
+        out: Any = ffi.new("struct front_counters *")
         lib.front_counters(self._front, out)
         return Counters(
             out.requests,
@@ -252,7 +252,7 @@ class FrontRing:
         Raises:
             HostError: there are not enough data pages.
         """
-        native = ffi.new("struct front_config *")
+        native: Any = ffi.new("struct front_config *")
         native.rw = RW_NUMBERS[config.rw]
         native.read_percent = config.read_percent
         native.block_size = config.block_size

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""The block backend's data plane in C."""

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What Python sees of the blkif backend. build.py feeds this file to cffi, so it stays plain
- * declarations (shared/native/declarations.py).
+ * What Python sees of the blkif backend. cffi reads this file too: plain declarations only
+ * (shared/native/declarations.py).
  *
- * Life of a device: blk_open, then any number of (blk_attach, blk_run as often as needed, blk_detach), blk_close.
- * One thread calls all of it. A guest is never trusted with anything but its own data.
+ * Life of a device: blk_open, then any number of times blk_attach, blk_run as often as needed and
+ * blk_detach, then blk_close. One thread calls all of it. A guest is trusted with nothing except
+ * its own data.
  */
 #ifndef XENBACKD_BLK_API_H
 #define XENBACKD_BLK_API_H
@@ -15,12 +16,16 @@
 
 #include "shared/native/hv_ops.h"
 
+struct plane_crash; /* worker/plane/crash.h */
+
+/* enum plane_reason (worker/plane/loop.h). */
 enum blk_reason {
     BLK_WAKE = 0,    /* a descriptor of the caller's is readable, or a signal came */
     BLK_TIMEOUT = 1, /* the time is over */
     BLK_FAULT = 2,   /* the ring cannot be served any more: see blk_status */
 };
 
+/* enum plane_fault, and one of our own. */
 enum blk_fault {
     BLK_FAULT_NONE = 0,
     BLK_FAULT_OVERFLOW = 1, /* guest: more requests claimed than the ring has slots */
@@ -50,6 +55,7 @@ struct blk_disk {
 
 struct blk_config {
     const struct hv_ops *hv;
+    struct plane_crash *crash; /* where a crash of this process looks for its word; may be NULL */
     const struct blk_disk *disk; /* NULL: the file or block device `fd` */
     int fd;
     uint16_t domid;
@@ -123,7 +129,7 @@ struct blk_dev *blk_open(const struct blk_config *config);
  * journal is damaged; -ENODATA: it is gone, and the live ring has requests without an answer.
  */
 int blk_attach(struct blk_dev *dev, const struct blk_ring_config *config);
-/* Serve until something of enum blk_reason. wake_fds: at most BLK_WAKE_MAX. */
+/* Serve until something of enum blk_reason. wake_fds: at most PLANE_WAKE_MAX (8). */
 int blk_run(struct blk_dev *dev, const int *wake_fds, uint32_t count, int timeout_ms);
 /*
  * Finish and answer what was taken, give all grants back. -ETIMEDOUT when the disk does not
@@ -140,14 +146,5 @@ void blk_close(struct blk_dev *dev);
 
 void blk_counters(const struct blk_dev *dev, struct blk_counters *out);
 void blk_status(const struct blk_dev *dev, struct blk_status *out);
-
-/*
- * From now on note in the journal when this process dies of itself (SIGSEGV, SIGABRT, ...), then
- * let the signal do what it did before. For a process that serves one device.
- */
-void blk_watch_crashes(void);
-
-/* Keep this process and its forks small: one malloc arena, memory given back early. */
-void blk_tune_malloc(void);
 
 #endif

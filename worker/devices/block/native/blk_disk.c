@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The disk behind a device: a regular file or a block device by its descriptor. And the one way a
- * request runs to its end, in the ring thread or in an I/O thread.
+ * The disk behind a device: a regular file or a block device, by its descriptor. And how a request
+ * runs to its end, which is the same in the ring thread and in an I/O thread.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,30 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One batch from ring to ring: take, check, resolve the grants, run or hand over, answer.
- * And the life of a device around it.
+ * One batch from ring to ring: take, check, resolve the grants, run or hand over to a thread,
+ * answer. And what those threads run.
  */
 #include <errno.h>
-#include <malloc.h>
-#include <poll.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "blk_internal.h"
 
-/* Its outcome is known and where the guest wants it; the answer goes with the next publication. */
-void request_done(struct blk_dev *dev, struct request *request)
+static struct request *request_of(struct plane_job *job)
 {
-    struct journal *journal = &dev->journal;
+    return (struct request *)(void *)((uint8_t *)job - offsetof(struct request, job));
+}
 
-    request->state = REQUEST_DONE;
-    if (!journal->header)
-        return;
-    request->next = NULL;
-    if (journal->done_tail)
-        journal->done_tail->next = request;
-    else
-        journal->done_head = request;
-    journal->done_tail = request;
+/* An I/O thread. */
+void *engine_serve(void *context)
+{
+    struct blk_dev *dev = context;
+    struct plane_job *job;
+
+    while ((job = plane_pool_next(&dev->pool)) != NULL) {
+        struct request *request = request_of(job);
+
+        request->error = disk_run(&dev->disk, request);
+        plane_pool_complete(&dev->pool, job);
+    }
+    return NULL;
 }
 
 /* The disk is through with the request. */
@@ -86,7 +86,7 @@ static void start(struct blk_dev *dev, struct request *request)
     if (dev->config.engine == BLK_ENGINE_AUTO) {
         if (run_inline(dev, request))
             return;
-        if (pool_submit(dev, request)) {
+        if (plane_pool_submit(&dev->pool, &request->job)) {
             dev->pooled++;
             dev->count.pooled++;
             return;
@@ -112,7 +112,7 @@ static uint32_t start_some(struct blk_dev *dev, struct request *const *batch, ui
 /* Whether a request may be begun now, if there is one: a suspect runs alone. */
 bool engine_may_take(const struct blk_dev *dev)
 {
-    return dev->grants.bounce_free && !(dev->journal.serial && running(dev));
+    return dev->bounce.free && !(dev->journal.serial && running(dev));
 }
 
 /*
@@ -134,7 +134,7 @@ static uint32_t take(struct blk_dev *dev, uint32_t available, struct request **b
     for (taken = 0; taken < available && *valid < BATCH_MAX && taken < dev->ring.slots; taken++) {
         struct request *request;
 
-        if (*valid >= dev->grants.bounce_free)
+        if (*valid >= dev->bounce.free)
             break; /* each may need a buffer; the rest waits in the ring */
         request = held ? journal_resume_next(dev) : ring_take(dev);
         if (request->status == BLKIF_RSP_OKAY) {
@@ -148,26 +148,30 @@ static uint32_t take(struct blk_dev *dev, uint32_t available, struct request **b
 }
 
 /* Take in what the threads finished. The number of requests that ended. */
-uint32_t engine_collect(struct blk_dev *dev)
+static uint32_t collect(struct blk_dev *dev)
 {
-    struct request *request = pool_completions(&dev->pool);
+    struct plane_job *job = plane_pool_completions(&dev->pool);
     uint32_t count = 0;
 
-    while (request) {
-        struct request *next = request->next;
+    while (job) {
+        struct plane_job *next = job->next;
+
         dev->pooled--;
-        ended(dev, request);
-        request = next;
+        ended(dev, request_of(job));
+        job = next;
         count++;
     }
     return count;
 }
 
-/* One batch of at most `available` new requests, or of those a predecessor left. */
-static uint32_t step(struct blk_dev *dev, uint32_t available)
+/*
+ * Do what there is to do: what threads finished, and one batch of at most `available` new requests
+ * or of those a predecessor left. 0: nothing.
+ */
+uint32_t engine_step(struct blk_dev *dev, uint32_t available)
 {
     struct request *batch[BATCH_MAX];
-    uint32_t work = engine_collect(dev), valid = 0;
+    uint32_t work = collect(dev), valid = 0;
     uint32_t taken = take(dev, available, batch, &valid);
 
     work += taken;
@@ -186,162 +190,4 @@ static uint32_t step(struct blk_dev *dev, uint32_t available)
     ring_publish(dev);
     ring_notify_if_asked(dev);
     return work;
-}
-
-/* Do what there is to do, one batch at most. 0: nothing; look at dev->fault too. */
-uint32_t engine_step(struct blk_dev *dev)
-{
-    int32_t available = ring_available(dev);
-
-    return step(dev, available > 0 ? (uint32_t)available : 0);
-}
-
-struct blk_dev *blk_open(const struct blk_config *config)
-{
-    struct blk_dev *dev = calloc(1, sizeof(*dev));
-    int error = 0;
-
-    if (!dev)
-        return NULL;
-    dev->config = *config;
-    if (config->disk)
-        dev->disk = *config->disk;
-    else
-        error = fd_disk_open(&dev->fd_disk, config->fd, &dev->disk);
-    if (!error)
-        error = pool_open(&dev->pool, config->io_threads);
-    if (error) {
-        free(dev);
-        errno = -error;
-        return NULL;
-    }
-    dev->nowait_reads = dev->nowait_writes = true;
-    dev->poll_ns = (uint64_t)config->poll_us * 1000;
-    return dev;
-}
-
-static int attach(struct blk_dev *dev, const struct blk_ring_config *config)
-{
-    int error = ring_attach(dev, config);
-
-    if (error)
-        return error;
-    dev->requests = calloc(dev->ring.slots, sizeof(*dev->requests));
-    if (!dev->requests)
-        return -ENOMEM;
-    return grants_attach(dev, config->persistent != 0);
-}
-
-int blk_attach(struct blk_dev *dev, const struct blk_ring_config *config)
-{
-    int error;
-
-    if (dev->attached)
-        return -EBUSY;
-    if (config->connection.order > BLKIF_MAX_RING_ORDER)
-        return -EINVAL;
-    dev->fault = BLK_FAULT_NONE;
-    dev->fault_error = 0;
-    error = attach(dev, config);
-    if (error) {
-        free(dev->requests);
-        dev->requests = NULL;
-        journal_detach(dev);
-        return error;
-    }
-    dev->attached = true;
-    if (dev->journal.found)
-        journal_recover(dev);
-    /* The predecessor may have died between publishing and notifying. */
-    if (config->resume)
-        ring_notify(dev);
-    return 0;
-}
-
-/* Answer everything that was taken, by us or by a predecessor. */
-static int drain(struct blk_dev *dev, int timeout_ms)
-{
-    uint64_t deadline = monotonic_ns() + (uint64_t)timeout_ms * 1000000;
-
-    for (;;) {
-        struct pollfd event = {.fd = dev->pool.event, .events = POLLIN};
-        uint64_t now = monotonic_ns();
-
-        if (step(dev, 0))
-            continue;
-        if (!dev->pooled)
-            return 0;
-        if (now >= deadline)
-            return -ETIMEDOUT;
-        __atomic_store_n(&dev->pool.sleeping, 1, __ATOMIC_RELAXED);
-        full_barrier();
-        if (!pool_has_completions(&dev->pool))
-            poll(&event, 1, (int)((deadline - now) / 1000000) + 1);
-        __atomic_store_n(&dev->pool.sleeping, 0, __ATOMIC_RELAXED);
-        pool_clear_event(&dev->pool);
-    }
-}
-
-int blk_detach(struct blk_dev *dev, int timeout_ms)
-{
-    int error;
-
-    if (!dev->attached)
-        return 0;
-    error = drain(dev, timeout_ms);
-    if (error) {
-        journal_put_down(dev);
-        return error;
-    }
-    ring_notify_if_asked(dev);
-    error = grants_detach(dev);
-    journal_detach(dev);
-    free(dev->requests);
-    dev->requests = NULL;
-    dev->attached = false;
-    return error;
-}
-
-void blk_close(struct blk_dev *dev)
-{
-    if (!dev)
-        return;
-    pool_close(&dev->pool);
-    free(dev->requests);
-    free(dev);
-}
-
-void blk_counters(const struct blk_dev *dev, struct blk_counters *out)
-{
-    *out = dev->count;
-    out->in_flight = dev->attached ? dev->ring.req_cons - dev->ring.rsp_prod : 0;
-    out->persistent_grants = dev->grants.mapped;
-    out->io_threads = dev->pool.threads;
-}
-
-void blk_status(const struct blk_dev *dev, struct blk_status *out)
-{
-    *out = (struct blk_status){
-        .fault = dev->fault,
-        .error = dev->fault_error,
-        .untrusted_req_prod = dev->ring.untrusted_req_prod,
-        .rsp_prod = dev->ring.rsp_prod,
-        .req_cons = dev->ring.req_cons,
-        .slots = dev->ring.slots,
-        .stray_port = dev->stray_port,
-        .stray_events = (uint32_t)dev->count.stray_events,
-        .poll_us = (uint32_t)(dev->poll_ns / 1000),
-        .journal_broken = dev->journal.broken,
-        .poisoned = (uint32_t)dev->count.poisoned,
-        .poison_operation = dev->poison.operation,
-        .poison_offset = dev->poison.offset,
-        .poison_length = dev->poison.length,
-        .sealable = grants_sealable(dev),
-    };
-}
-
-void blk_tune_malloc(void)
-{
-    mallopt(M_ARENA_MAX, 1);
-    mallopt(M_TRIM_THRESHOLD, 64 * 1024);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The journal's form in its file, and what the parts of the backend ask of it. What it promises
- * and why stands at the head of blk_journal.c.
+ * The journal's form in its file, and what the parts of the backend ask of it. What it promises,
+ * and why, is at the head of blk_journal.c.
  */
 #ifndef XENBACKD_BLK_JOURNAL_H
 #define XENBACKD_BLK_JOURNAL_H
@@ -33,9 +33,6 @@ struct journal_findings;
 #define JOURNAL_SUSPECT 2u
 #define JOURNAL_POISON 4u
 
-/* Signals by which a process dies of itself; never blocked, in no thread, or they kill unseen. */
-#define CRASH_SIGNALS {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP}
-
 enum journal_order { JOURNAL_IN_RING_ORDER = 1, JOURNAL_OUT_OF_ORDER = 2 };
 
 enum entry_state {
@@ -48,7 +45,7 @@ enum entry_state {
 struct journal_header {
     uint64_t magic; /* 0: nothing valid in here yet; JOURNAL_BEGINNING, and, last, JOURNAL_MAGIC */
     uint32_t publication; /* enum journal_order, for the life of the connection */
-    uint32_t crashed; /* the worker died of itself: set by the signal's handler */
+    uint32_t crashed; /* the worker died of itself (worker/plane/crash.h) */
     struct blk_connection connection;
     /* In a cache line of their own; both only grow. Modulo 2^32 they are the ring's indices. */
     uint64_t taken __attribute__((aligned(64))); /* requests: req_cons */
@@ -109,7 +106,7 @@ struct journal {
     uint16_t held[JOURNAL_SLOTS_MAX];
     struct request *done_head, *done_tail; /* to be published, in this order */
     const char *broken; /* what was found wrong in the file */
-    struct journal_findings *found; /* between journal_check and journal_recover */
+    struct journal_findings *found; /* between journal_attach and journal_recover */
 };
 
 static inline uint32_t journal_held(const struct journal *journal)
@@ -118,10 +115,11 @@ static inline uint32_t journal_held(const struct journal *journal)
 }
 
 /* blk_journal.c */
-int journal_broken(struct blk_dev *dev, const char *what);
-int journal_attach(struct blk_dev *dev, const struct blk_ring_config *config,
-                   uint32_t untrusted_prod, uint32_t untrusted_rsp);
+int journal_map(struct journal *journal, int fd, size_t bytes);
+int journal_begin(struct blk_dev *dev, const struct blk_ring_config *config, uint32_t start);
+void journal_mark_crashes(struct blk_dev *dev);
 void journal_detach(struct blk_dev *dev);
+void request_done(struct blk_dev *dev, struct request *request);
 struct request *journal_take(struct blk_dev *dev, const uint8_t *untrusted_slot);
 void journal_answer(struct blk_dev *dev, struct request *request, uint32_t index);
 void journal_publish(struct blk_dev *dev);
@@ -130,7 +128,7 @@ void journal_put_down(struct blk_dev *dev);
 struct journal_entry *journal_entry_of(struct blk_dev *dev, const struct request *request);
 
 /* blk_recover.c */
-int journal_check(struct blk_dev *dev, uint32_t untrusted_rsp);
+int journal_attach(struct blk_dev *dev, const struct blk_ring_config *config);
 void journal_recover(struct blk_dev *dev);
 struct request *journal_resume_next(struct blk_dev *dev);
 

@@ -3,14 +3,14 @@
  * Neighbouring requests as one call to the disk. A guest cuts a large I/O into requests of 44 KiB
  * that follow each other in the ring; put together again they cost one system call.
  *
- * Only for what the ring thread does itself. A merged call has no say about errors: the requests
- * that it moved completely are done, the others run by themselves, each with its own outcome.
+ * Only for what the ring thread does itself. A merged call decides nothing about errors: requests
+ * that it moved completely are done, the others run by themselves, each with an outcome of its own.
  */
 #include <errno.h>
 
 #include "blk_internal.h"
 
-/* The first answer waits for the whole call, so it shall not take long: some 40 us of copying. */
+/* The first answer waits for the whole call, so it must be short: some 40 us of copying. */
 #define MERGE_BYTES (256u * 1024u)
 #define MERGE_VECTORS 128
 

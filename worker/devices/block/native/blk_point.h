@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Points where the process may end, for tests. Every store to the journal or to the ring that a
- * recovery depends on has one before it; copies have one before each word, so that torn ones are
+ * Points where a test may let the process end. Every store to the journal or to the ring that a
+ * recovery depends on has one before it; a copy has one before each word, so that torn copies are
  * tried too. A build with BLK_INJECT (tests/fakes/block/native) chooses where to stop; in any other
- * build there is nothing.
+ * build a point is nothing.
  */
 #ifndef XENBACKD_BLK_POINT_H
 #define XENBACKD_BLK_POINT_H

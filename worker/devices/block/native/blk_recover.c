@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From a dead worker's journal to a ring that goes on: first checked, nothing changed; then made
- * whole in an order in which we may be killed too. The reasons stand in blk_journal.c.
+ * From a dead worker's journal to a ring that goes on. First the journal is checked and nothing is
+ * changed; then the ring is made whole, in an order in which we may be killed too. The reasons are
+ * at the head of blk_journal.c.
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "blk_internal.h"
 
@@ -17,6 +19,12 @@ struct journal_findings {
     uint16_t behind[JOURNAL_SLOTS_MAX]; /* entry + 1 that answered A - 1 - i, 0: none */
 };
 
+static int broken(struct blk_dev *dev, const char *what)
+{
+    dev->journal.broken = what;
+    return -EBADMSG;
+}
+
 static int sort_answered(struct blk_dev *dev, struct journal_findings *found, uint32_t number)
 {
     uint64_t word = dev->journal.entries[number].word;
@@ -25,12 +33,12 @@ static int sort_answered(struct blk_dev *dev, struct journal_findings *found, ui
     uint16_t *place;
 
     if (distance < -slots || distance >= slots)
-        return journal_broken(dev, "index of a response");
+        return broken(dev, "index of a response");
     if (word_status(word) > BLKIF_RSP_OKAY || word_status(word) < BLKIF_RSP_EOPNOTSUPP)
-        return journal_broken(dev, "status of a response");
+        return broken(dev, "status of a response");
     place = distance < 0 ? &found->behind[-1 - distance] : &found->by_index[distance];
     if (*place)
-        return journal_broken(dev, "two entries for one response");
+        return broken(dev, "two entries for one response");
     *place = (uint16_t)(number + 1);
     found->waiting += distance >= 0;
     return 0;
@@ -51,13 +59,13 @@ static int sort_entries(struct blk_dev *dev, struct journal_findings *found)
             break;
         case ENTRY_RUNNING:
             if (word_marks(entry->word) >= JOURNAL_POISON)
-                return journal_broken(dev, "marks of a request"); /* such a one is not begun */
+                return broken(dev, "marks of a request"); /* such a one is not begun */
             /* fall through */
         case ENTRY_HELD:
             if (entry->sequence == taken && word_state(entry->word) == ENTRY_RUNNING)
                 beginning++;
             else if (entry->sequence >= taken)
-                return journal_broken(dev, "sequence of a request");
+                return broken(dev, "sequence of a request");
             else
                 found->held[found->unanswered++] = i;
             break;
@@ -67,13 +75,13 @@ static int sort_entries(struct blk_dev *dev, struct journal_findings *found)
                 return error;
             break;
         default:
-            return journal_broken(dev, "state of an entry");
+            return broken(dev, "state of an entry");
         }
     }
-    return beginning > 1 ? journal_broken(dev, "two requests for one index") : 0;
+    return beginning > 1 ? broken(dev, "two requests for one index") : 0;
 }
 
-/* By sequence; few of them are out of their place, for entries are reused last in, first out. */
+/* By sequence. Few are out of place, since entries are reused last in, first out. */
 static int order_held(struct blk_dev *dev, struct journal_findings *found)
 {
     const struct journal_entry *entries = dev->journal.entries;
@@ -85,12 +93,12 @@ static int order_held(struct blk_dev *dev, struct journal_findings *found)
             found->held[at] = found->held[at - 1];
         found->held[at] = number;
         if (at && entries[found->held[at - 1]].sequence == entries[number].sequence)
-            return journal_broken(dev, "two requests for one index");
+            return broken(dev, "two requests for one index");
     }
     return 0;
 }
 
-/* The answered ones stand around A without a gap, and A is what the ring says, or was about to. */
+/* The answered ones are around A without a gap, and A is what the ring says, or was about to say. */
 static int check_answered(struct blk_dev *dev, const struct journal_findings *found,
                           uint32_t untrusted_rsp)
 {
@@ -98,37 +106,37 @@ static int check_answered(struct blk_dev *dev, const struct journal_findings *fo
 
     for (uint32_t i = 0; i < found->waiting; i++) {
         if (!found->by_index[i])
-            return journal_broken(dev, "a gap in the responses");
+            return broken(dev, "a gap in the responses");
     }
     for (uint32_t i = 0; i < behind; i++) {
         if (i >= dev->ring.slots || !found->behind[i]) {
-            dev->fault = BLK_FAULT_RESPONSES;
+            dev->loop.fault = BLK_FAULT_RESPONSES;
             return -EPROTO;
         }
     }
     return 0;
 }
 
-static int find_out(struct blk_dev *dev, struct journal_findings *found)
+static int sort_all(struct blk_dev *dev, struct journal_findings *found)
 {
     const struct journal_header *header = dev->journal.header;
     int error;
 
     if (header->taken < header->answered || header->taken - header->answered > dev->ring.slots)
-        return journal_broken(dev, "counts of requests and responses");
+        return broken(dev, "counts of requests and responses");
     error = sort_entries(dev, found);
     if (error)
         return error;
     if (found->unanswered + found->waiting != header->taken - header->answered)
-        return journal_broken(dev, "number of requests in flight");
+        return broken(dev, "number of requests in flight");
     return order_held(dev, found);
 }
 
 /*
  * Whether the journal is one that a worker of ours can have left: 0, -EBADMSG if not, -EPROTO if
- * the ring does not fit to it. Changes nothing in it; journal_recover goes by what was found.
+ * the ring does not fit it. Changes nothing in it; journal_recover goes by what was found.
  */
-int journal_check(struct blk_dev *dev, uint32_t untrusted_rsp)
+static int check(struct blk_dev *dev, uint32_t untrusted_rsp)
 {
     int error;
 
@@ -137,11 +145,82 @@ int journal_check(struct blk_dev *dev, uint32_t untrusted_rsp)
     dev->journal.found = calloc(1, sizeof(*dev->journal.found));
     if (!dev->journal.found)
         return -ENOMEM;
-    error = find_out(dev, dev->journal.found);
+    error = sort_all(dev, dev->journal.found);
     return error ? error : check_answered(dev, dev->journal.found, untrusted_rsp);
 }
 
-/* The dead worker had these in hand. One store each: a death in between counts nobody twice. */
+/* The journal a predecessor left, if it is of this connection. */
+static int take_up(struct blk_dev *dev, const struct blk_ring_config *config,
+                   uint32_t untrusted_prod, uint32_t untrusted_rsp)
+{
+    struct journal *journal = &dev->journal;
+    const struct journal_header *untrusted;
+    struct stat status;
+    size_t entries = dev->ring.slots * sizeof(struct journal_entry);
+    size_t longest =
+        sizeof(struct journal_header) + JOURNAL_SLOTS_MAX * sizeof(struct journal_entry);
+    int error;
+
+    if (fstat(config->journal_fd, &status) < 0)
+        return -errno;
+    if (status.st_size > (off_t)longest)
+        return broken(dev, "length"); /* and not mapped: all of it would become memory */
+    if (status.st_size >= (off_t)sizeof(struct journal_header)) {
+        error = journal_map(journal, config->journal_fd, (size_t)status.st_size);
+        if (error)
+            return error;
+    }
+    untrusted = journal->header;
+    if (!untrusted || untrusted->magic == 0) {
+        journal_detach(dev);
+        /* Nobody knows now which requests of a live ring have an answer. */
+        if (untrusted_prod != untrusted_rsp)
+            return -ENODATA;
+        return journal_begin(dev, config, untrusted_rsp);
+    }
+    if (untrusted->magic != JOURNAL_MAGIC && untrusted->magic != JOURNAL_BEGINNING)
+        return broken(dev, "magic");
+    if (untrusted->magic == JOURNAL_BEGINNING ||
+        memcmp(&untrusted->connection, &config->connection, sizeof(config->connection)) != 0) {
+        journal_detach(dev);
+        return journal_begin(dev, config, untrusted_rsp);
+    }
+    if (untrusted->publication == JOURNAL_IN_RING_ORDER)
+        return 0;
+    if (untrusted->publication != JOURNAL_OUT_OF_ORDER)
+        return broken(dev, "order of publication");
+    if (journal->bytes != sizeof(struct journal_header) + entries)
+        return broken(dev, "length");
+    return check(dev, untrusted_rsp);
+}
+
+/*
+ * Open or begin the journal of a ring that was just opened, and set the ring's indices by it. After
+ * an error, and where the connection goes in ring order, dev->journal.header is NULL. 0 or -errno
+ * as blk_attach.
+ */
+int journal_attach(struct blk_dev *dev, const struct blk_ring_config *config)
+{
+    struct journal *journal = &dev->journal;
+    uint32_t untrusted_prod = dev->ring.untrusted_req_prod, untrusted_rsp = dev->ring.rsp_prod;
+    int error;
+
+    memset(journal, 0, sizeof(*journal));
+    if (config->resume)
+        error = take_up(dev, config, untrusted_prod, untrusted_rsp);
+    else
+        error = journal_begin(dev, config, untrusted_rsp);
+    if (error || journal->header->publication == JOURNAL_IN_RING_ORDER) {
+        journal_detach(dev);
+        return error;
+    }
+    dev->ring.req_cons = (uint32_t)journal->header->taken;
+    dev->ring.rsp_prod = (uint32_t)journal->header->answered;
+    journal_mark_crashes(dev);
+    return 0;
+}
+
+/* The dead worker had these in hand. One store each: a death in between marks no entry twice. */
 static void mark_running(struct blk_dev *dev)
 {
     struct journal *journal = &dev->journal;
@@ -172,8 +251,8 @@ static struct request *parse(struct blk_dev *dev, uint32_t number)
 }
 
 /*
- * Make the ring whole by a journal that was checked: rsp_prod as it should be, what has an outcome
- * answered, the rest held for journal_resume_next. The ring and the requests are attached.
+ * Make the ring whole by a journal that was checked: rsp_prod is set right, what has an outcome is
+ * answered, the rest is held for journal_resume_next. The ring and the requests are attached.
  */
 void journal_recover(struct blk_dev *dev)
 {
@@ -181,6 +260,7 @@ void journal_recover(struct blk_dev *dev)
     const struct journal_findings *found = journal->found;
 
     mark_running(dev);
+    /* Before the entries behind it are freed: without them nobody knows what rsp_prod must be. */
     ring_publish_index(dev);
     for (uint32_t i = 0; i < dev->ring.slots; i++) {
         if (found->behind[i])

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From the private copy of a request to a checked one. Everything in `untrusted` was written by
- * the guest; a request that breaks a rule is answered with an error and counted, which is no
- * fault of the ring: frontends probe for features that way.
+ * From the private copy of a request to a checked one. The guest wrote everything in `untrusted`. A
+ * request that breaks a rule is answered with an error and counted. That is no fault of the ring:
+ * frontends probe for features that way.
  */
 #include <string.h>
 
@@ -50,7 +50,7 @@ static int16_t set_range(struct blk_dev *dev, struct request *request, uint64_t 
 
 static int16_t parse_data(struct blk_dev *dev, const uint8_t *untrusted, struct request *request)
 {
-    const struct blkif_layout *layout = dev->ring.layout;
+    const struct blkif_layout *layout = dev->layout;
     uint8_t segments = untrusted[1];
     uint64_t sectors = 0;
 
@@ -89,7 +89,7 @@ static int16_t parse_flush(struct blk_dev *dev, const uint8_t *untrusted)
 static int16_t parse_discard(struct blk_dev *dev, const uint8_t *untrusted,
                              struct request *request)
 {
-    const struct blkif_layout *layout = dev->ring.layout;
+    const struct blkif_layout *layout = dev->layout;
     uint64_t count = get64(untrusted + layout->segments);
 
     if (!dev->config.discard)
@@ -105,7 +105,7 @@ static int16_t parse_discard(struct blk_dev *dev, const uint8_t *untrusted,
 /* Fill `request` in; BLKIF_RSP_OKAY if it may run, otherwise the answer it gets. */
 int16_t request_parse(struct blk_dev *dev, const uint8_t *untrusted, struct request *request)
 {
-    request->id = get64(untrusted + dev->ring.layout->id);
+    request->id = get64(untrusted + dev->layout->id);
     request->operation = untrusted[0];
     request->offset = request->length = 0;
     request->segments = request->vectors = 0;

@@ -1,80 +1,37 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The shared ring: indices, requests in, responses out (xen/include/public/io/ring.h).
- *
- * Indices run freely and wrap at 2^32; only differences mean something. The guest can write every
- * byte here at any time: req_prod and rsp_event are loaded once per use, a request is copied once,
- * and our own indices are never read back.
+ * Requests out of the shared ring, responses into it (its indices: worker/plane/ring.h). The guest
+ * can write every byte of it at any time, so a request is copied once, and only the copy is used.
  */
-#include <errno.h>
 #include <string.h>
 
 #include "blk_internal.h"
 
-static volatile uint32_t *index_at(const struct ring *ring, uint32_t offset)
+static uint8_t *slot_at(const struct blk_dev *dev, uint32_t index)
 {
-    return (volatile uint32_t *)(void *)(ring->shared + offset);
-}
+    const struct plane_ring *ring = &dev->ring;
 
-static uint8_t *slot_at(const struct ring *ring, uint32_t index)
-{
-    return ring->shared + RING_HEADER + (index & (ring->slots - 1)) * ring->layout->slot;
-}
-
-/*
- * Take the ring up: where the journal says, or, in a new ring and in one that goes in ring order,
- * at its published response index, which is the first request without an answer.
- */
-int ring_attach(struct blk_dev *dev, const struct blk_ring_config *config)
-{
-    struct ring *ring = &dev->ring;
-    uint32_t untrusted_prod, untrusted_rsp;
-    int error;
-
-    ring->shared = config->ring;
-    ring->layout = config->connection.layout32 ? &BLKIF_32 : &BLKIF_64;
-    ring->slots = blkif_ring_slots(ring->layout, config->connection.order);
-    ring->port = config->port;
-    untrusted_prod = load_acquire32(index_at(ring, RING_REQ_PROD));
-    untrusted_rsp = load_acquire32(index_at(ring, RING_RSP_PROD));
-    ring->untrusted_req_prod = untrusted_prod;
-    ring->rsp_prod = ring->req_cons = untrusted_rsp;
-    if (config->journal_fd >= 0) {
-        error = journal_attach(dev, config, untrusted_prod, untrusted_rsp);
-        if (error)
-            return error;
-    }
-    ring->notified = ring->rsp_prod;
-    return ring_available(dev) < 0 ? -EPROTO : 0;
+    return ring->shared + RING_HEADER + (index & (ring->slots - 1)) * dev->layout->slot;
 }
 
 /* Requests that may be taken, or -1 with the fault noted. */
 int32_t ring_available(struct blk_dev *dev)
 {
-    struct ring *ring = &dev->ring;
-    uint32_t untrusted_prod;
+    int32_t available;
 
-    if (dev->fault)
-        return -1; /* for the index that was found, whatever stands there by now */
-    untrusted_prod = load_acquire32(index_at(ring, RING_REQ_PROD));
-    ring->untrusted_req_prod = untrusted_prod;
-    /*
-     * Against rsp_prod, not req_cons: a slot is the guest's again only when its answer is
-     * published. This also finds a producer that went backwards.
-     */
-    if (untrusted_prod - ring->rsp_prod > ring->slots ||
-        untrusted_prod - ring->rsp_prod < ring->req_cons - ring->rsp_prod) {
-        dev->fault = BLK_FAULT_OVERFLOW;
-        return -1;
-    }
-    return (int32_t)(untrusted_prod - ring->req_cons);
+    if (dev->loop.fault)
+        return -1; /* for the index that was found, whatever is there by now */
+    available = plane_ring_available(&dev->ring);
+    if (available < 0)
+        dev->loop.fault = BLK_FAULT_OVERFLOW;
+    return available;
 }
 
 /* Copy the next request out of shared memory, the one and only time it is read, and check it. */
 struct request *ring_take(struct blk_dev *dev)
 {
-    struct ring *ring = &dev->ring;
-    const uint8_t *untrusted_slot = slot_at(ring, ring->req_cons);
+    struct plane_ring *ring = &dev->ring;
+    const uint8_t *untrusted_slot = slot_at(dev, ring->req_cons);
     uint8_t untrusted_copy[112];
     const uint8_t *untrusted = untrusted_copy;
     struct request *request;
@@ -84,7 +41,7 @@ struct request *ring_take(struct blk_dev *dev)
         untrusted = journal_entry_of(dev, request)->request;
     } else {
         request = request_at(dev, ring->req_cons);
-        memcpy(untrusted_copy, untrusted_slot, ring->layout->slot);
+        memcpy(untrusted_copy, untrusted_slot, dev->layout->slot);
     }
     /* The compiler may not go back to the original for any later use of the copy. */
     __asm__ volatile("" ::: "memory");
@@ -93,24 +50,14 @@ struct request *ring_take(struct blk_dev *dev)
     return request;
 }
 
-/* Ask for an event with the next request; false if one is there already. */
-bool ring_arm(struct blk_dev *dev)
-{
-    struct ring *ring = &dev->ring;
-
-    store_release32(index_at(ring, RING_REQ_EVENT), ring->req_cons + 1);
-    full_barrier();
-    return load_acquire32(index_at(ring, RING_REQ_PROD)) == ring->req_cons;
-}
-
-static void write_response(struct ring *ring, const struct request *request)
+static void write_response(struct blk_dev *dev, const struct request *request)
 {
     uint8_t response[16] = {0}; /* padding included: nothing of ours leaks to the guest */
 
     memcpy(response, &request->id, 8);
     response[8] = request->operation;
     memcpy(response + 10, &request->status, 2);
-    store_bytes(slot_at(ring, ring->rsp_prod), response, ring->layout->response);
+    store_bytes(slot_at(dev, dev->ring.rsp_prod), response, dev->layout->response);
 }
 
 static void account(struct blk_counters *count, const struct request *request)
@@ -140,12 +87,12 @@ static void account(struct blk_counters *count, const struct request *request)
 void ring_publish_index(struct blk_dev *dev)
 {
     blk_inject_point();
-    store_release32(index_at(&dev->ring, RING_RSP_PROD), dev->ring.rsp_prod);
+    plane_ring_publish(&dev->ring);
 }
 
 static void answer(struct blk_dev *dev, struct request *request)
 {
-    write_response(&dev->ring, request);
+    write_response(dev, request);
     account(&dev->count, request);
     grants_release(dev, request);
     request->state = REQUEST_FREE;
@@ -155,7 +102,7 @@ static void answer(struct blk_dev *dev, struct request *request)
 /* Up to the first that has not ended. */
 static void publish_in_order(struct blk_dev *dev)
 {
-    struct ring *ring = &dev->ring;
+    struct plane_ring *ring = &dev->ring;
     uint32_t before = ring->rsp_prod;
 
     while (ring->rsp_prod != ring->req_cons) {
@@ -197,31 +144,9 @@ void ring_publish(struct blk_dev *dev)
         publish_in_order(dev);
 }
 
-/*
- * Send an event if the guest asked for one with any response published since the last check.
- * Apart from ring_publish, so that a guest that polls sees answers early while one that sleeps is
- * woken once for a group.
- */
+/* Send an event if the guest asked for one with any response published since the last check. */
 void ring_notify_if_asked(struct blk_dev *dev)
 {
-    struct ring *ring = &dev->ring;
-    uint32_t untrusted_event;
-
-    if (ring->rsp_prod == ring->notified)
-        return;
-    full_barrier();
-    untrusted_event = load_acquire32(index_at(ring, RING_RSP_EVENT));
-    if (ring->rsp_prod - untrusted_event < ring->rsp_prod - ring->notified)
-        ring_notify(dev);
-    ring->notified = ring->rsp_prod;
-}
-
-void ring_notify(struct blk_dev *dev)
-{
-    const struct hv_ops *hv = dev->config.hv;
-
-    dev->count.notifies++;
-    /* A guest that closed its port loses its events; that the ring is still served is harmless. */
-    if (hv->notify(hv->evtchn, dev->ring.port) < 0)
-        dev->count.notify_errors++;
+    if (plane_ring_event_asked(&dev->ring))
+        plane_events_notify(&dev->loop.events);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The block interface on the wire (xen/include/public/io/blkif.h, ring.h). Offsets are spelled
- * out instead of structs, since one 64-bit backend serves both layouts:
+ * The block interface on the wire (xen/include/public/io/blkif.h, ring.h). Offsets stand here
+ * instead of structs, since one 64-bit backend serves both layouts:
  *
  *   struct blkif_request {          x86_64 / arm     x86_32
  *       uint8_t  operation;              0               0
@@ -24,11 +24,7 @@
 
 #include <stdint.h>
 
-#define RING_HEADER 64u
-#define RING_REQ_PROD 0u
-#define RING_REQ_EVENT 4u
-#define RING_RSP_PROD 8u
-#define RING_RSP_EVENT 12u
+#include "shared/native/ring_page.h"
 
 #define BLKIF_OP_READ 0
 #define BLKIF_OP_WRITE 1

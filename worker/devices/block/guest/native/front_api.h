@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What Python sees of the frontend's data plane. build.py hands this file to cffi, so it holds
- * plain declarations and numeric #defines only.
+ * What Python sees of the frontend's data plane. cffi reads this file too: plain declarations and
+ * numeric #defines only.
  *
  * Return values: 0 or a count on success, -errno on failure, unless said otherwise. A `struct
  * front` belongs to one thread at a time; only the counters of a running load may be read, and

@@ -1,28 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Threads for requests that would block the ring thread: started when there is work and none is
- * idle, never more than asked for, kept until blk_close. They run disk calls and nothing else.
+ * I/O threads, see pool.h.
  *
- * A finished request goes onto a lock-free stack that the ring thread takes as a whole. The
- * eventfd is only written when the ring thread said that it sleeps; both sides use a full barrier
- * between their own store and their look at the other's, so one of them always sees the other.
+ * A finished job goes onto a lock-free stack that the ring thread takes as a whole. The eventfd is
+ * only written when the ring thread said that it sleeps. Both sides use a full barrier between
+ * their own store and their look at the other's, so one of them always sees the other.
  */
+#include "worker/plane/pool.h"
+
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "blk_internal.h"
+#include "shared/native/barrier.h"
+#include "worker/plane/crash.h"
 
-/* Disk calls go a few frames deep; the rest is reserve. */
+/* What threads call goes a few frames deep; the rest is reserve. */
 #define STACK_BYTES (64u * 1024u)
 
-int pool_open(struct pool *pool, uint32_t limit)
+int plane_pool_open(struct plane_pool *pool, uint32_t limit, void *(*serve)(void *), void *context)
 {
     memset(pool, 0, sizeof(*pool));
+    pool->serve = serve;
+    pool->context = context;
     pool->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (pool->event < 0)
         return -errno;
@@ -37,13 +42,13 @@ int pool_open(struct pool *pool, uint32_t limit)
     return 0;
 }
 
-static void complete(struct pool *pool, struct request *request)
+void plane_pool_complete(struct plane_pool *pool, struct plane_job *job)
 {
-    struct request *head = __atomic_load_n(&pool->done, __ATOMIC_RELAXED);
+    struct plane_job *head = __atomic_load_n(&pool->done, __ATOMIC_RELAXED);
 
     do
-        request->next = head;
-    while (!__atomic_compare_exchange_n(&pool->done, &head, request, true, __ATOMIC_RELEASE,
+        job->next = head;
+    while (!__atomic_compare_exchange_n(&pool->done, &head, job, true, __ATOMIC_RELEASE,
                                         __ATOMIC_RELAXED));
     full_barrier();
     if (__atomic_load_n(&pool->sleeping, __ATOMIC_RELAXED)) {
@@ -54,9 +59,9 @@ static void complete(struct pool *pool, struct request *request)
     }
 }
 
-static struct request *next_job(struct pool *pool)
+struct plane_job *plane_pool_next(struct plane_pool *pool)
 {
-    struct request *job = NULL;
+    struct plane_job *job = NULL;
 
     pthread_mutex_lock(&pool->lock);
     pool->idle++;
@@ -74,56 +79,41 @@ static struct request *next_job(struct pool *pool)
     return job;
 }
 
-static void *thread_main(void *argument)
-{
-    struct blk_dev *dev = argument;
-    struct request *job;
-
-    while ((job = next_job(&dev->pool)) != NULL) {
-        job->error = disk_run(&dev->disk, job);
-        complete(&dev->pool, job);
-    }
-    return NULL;
-}
-
 /* Under the lock. */
-static void start_thread(struct blk_dev *dev)
+static void start_thread(struct plane_pool *pool)
 {
-    struct pool *pool = &dev->pool;
-    static const int crashes[] = CRASH_SIGNALS;
+    static const int crashes[] = PLANE_CRASH_SIGNALS;
     pthread_attr_t attributes;
     sigset_t all, before;
 
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    /* Signals are for the thread that runs Python, but for those of a crash (blk_watch_crashes). */
+    /* Signals are for the thread that runs Python, except those of a crash. */
     sigfillset(&all);
     for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
         sigdelset(&all, crashes[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&pool->thread[pool->threads], &attributes, thread_main, dev) == 0)
+    if (pthread_create(&pool->thread[pool->threads], &attributes, pool->serve, pool->context) == 0)
         pool->threads++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
 }
 
-/* Hand the request to a thread; false if there is none and none can be started. */
-bool pool_submit(struct blk_dev *dev, struct request *request)
+bool plane_pool_submit(struct plane_pool *pool, struct plane_job *job)
 {
-    struct pool *pool = &dev->pool;
     bool taken;
 
     pthread_mutex_lock(&pool->lock);
     if (pool->queued >= pool->idle && pool->threads < pool->limit)
-        start_thread(dev);
+        start_thread(pool);
     taken = pool->threads > 0;
     if (taken) {
-        request->next = NULL;
+        job->next = NULL;
         if (pool->tail)
-            pool->tail->next = request;
+            pool->tail->next = job;
         else
-            pool->head = request;
-        pool->tail = request;
+            pool->head = job;
+        pool->tail = job;
         pool->queued++;
         pthread_cond_signal(&pool->more);
     }
@@ -131,16 +121,15 @@ bool pool_submit(struct blk_dev *dev, struct request *request)
     return taken;
 }
 
-/* All finished requests, oldest first, linked by `next`. */
-struct request *pool_completions(struct pool *pool)
+struct plane_job *plane_pool_completions(struct plane_pool *pool)
 {
-    struct request *stack, *queue = NULL;
+    struct plane_job *stack, *queue = NULL;
 
-    if (!pool_has_completions(pool))
+    if (!plane_pool_has_completions(pool))
         return NULL;
     stack = __atomic_exchange_n(&pool->done, NULL, __ATOMIC_ACQUIRE);
     while (stack) {
-        struct request *next = stack->next;
+        struct plane_job *next = stack->next;
         stack->next = queue;
         queue = stack;
         stack = next;
@@ -148,12 +137,7 @@ struct request *pool_completions(struct pool *pool)
     return queue;
 }
 
-bool pool_has_completions(const struct pool *pool)
-{
-    return __atomic_load_n(&pool->done, __ATOMIC_RELAXED) != NULL;
-}
-
-void pool_clear_event(struct pool *pool)
+void plane_pool_clear_event(struct plane_pool *pool)
 {
     uint64_t count;
 
@@ -162,7 +146,19 @@ void pool_clear_event(struct pool *pool)
         return;
 }
 
-void pool_close(struct pool *pool)
+void plane_pool_wait(struct plane_pool *pool, int timeout_ms)
+{
+    struct pollfd event = {.fd = pool->event, .events = POLLIN};
+
+    plane_pool_sleeps(pool, true);
+    full_barrier();
+    if (!plane_pool_has_completions(pool))
+        poll(&event, 1, timeout_ms);
+    plane_pool_sleeps(pool, false);
+    plane_pool_clear_event(pool);
+}
+
+void plane_pool_close(struct plane_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
     pool->stop = true;
