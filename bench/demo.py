@@ -254,7 +254,7 @@ class Demo:
 
 def repository_files() -> Iterator[Path]:
     """The repository's own files, without what was built."""
-    for folder in ("supervisor", "worker", "shared", "config", "tests", "docs"):
+    for folder in ("supervisor", "worker", "shared", "embedded", "config", "tests", "docs"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and path.suffix in {".py", ".c", ".h", ".md", ".yaml", ".json"}:
                 yield path.relative_to(ROOT)

@@ -39,13 +39,23 @@ class Lab:
     """One supervisor and one embedded hypervisor; the directory is short (socket paths)."""
 
     def __init__(
-        self, config: Mapping[str, Any] = DEFAULT_CONFIG, *, own_hypervisor: bool = False
+        self,
+        config: Mapping[str, Any] = DEFAULT_CONFIG,
+        *,
+        own_hypervisor: bool = False,
+        python: str = sys.executable,
     ) -> None:
-        """`own_hypervisor`: run it beside `serve`, so that it survives the supervisor."""
+        """Make the directories; nothing is started.
+
+        Args:
+            config: content of the configuration file.
+            own_hypervisor: run it beside `serve`, so that it survives the supervisor.
+            python: interpreter of the environment that xenbackd runs in.
+        """
         self.directory = Path(tempfile.mkdtemp(prefix="xbd", dir=_memory()))
         """What `runtime_dir` is, with configuration and log."""
         self.images = Path(tempfile.mkdtemp(prefix="xbi"))
-        """For disks, and whatever else is large."""
+        """For images of disks and other large files."""
         self.config_path = self.directory / "xenbackd.yaml"
         self.log_path = self.directory / "log"
         self.embedded_dir = self.directory / "embedded"
@@ -54,6 +64,7 @@ class Lab:
         self.keep = False
         """Leave the directory, with the log, where it is."""
         self._own_hypervisor = own_hypervisor
+        self._python = python
         self._hypervisor: subprocess.Popen[bytes] | None = None
         self.supervisor: subprocess.Popen[bytes] | None = None
         self.write_config(config)
@@ -147,7 +158,7 @@ class Lab:
     @property
     def command(self) -> list[str]:
         """The command line `xenbackd` for this installation."""
-        return [sys.executable, "-m", "supervisor.cli.main", "--run-dir", str(self.directory)]
+        return [self._python, "-m", "supervisor.cli.main", "--run-dir", str(self.directory)]
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a sub-command to its end."""

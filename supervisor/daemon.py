@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""The supervisor process: what it opens, in which order, and how it ends.
+"""The supervisor process: how it starts, serves, changes and ends.
 
 One asyncio loop, no thread of ours (ZeroMQ has its own), nothing that blocks once it serves.
 
-Start-up (S23): runtime directory and locks, worker socket, fork server, xenstored, control
-sockets, watches and scan. Whatever fails undoes what was done before it and says what failed.
+Start-up (S23): the parts (`supervisor.parts`), control sockets, watches and scan. If a step fails,
+those before it are undone, and the error says which one it was.
 
 End (SIGTERM, SIGINT): all workers are told to finish what is in flight and to end, in parallel,
-within `timeouts.stop`; who does not is killed. Nothing is written to xenstore: devices stay in the
-state they are in, and the next supervisor takes the connected ones up again (`Initialise` with
-`resume`). To a guest it is a pause. Devices close when their type is switched off, or by the
-toolstack.
+within `timeouts.stop`; those that do not are killed. Nothing is written to xenstore: devices stay
+in the state they are in, and the next supervisor takes the connected ones up again (`Initialise`
+with `resume`). To a guest it is a pause. Devices are closed when their type is switched off, or by
+the toolstack.
 
 Upgrade (SIGUSR2, `xenbackd upgrade`): `supervisor.upgrade`. A supervisor that dies leaves its
 workers serving, and the next one adopts them: what was left is read before anything is taken up.
 
-xenstored gone: workers serve on, the client reconnects, and everything is read again.
+xenstored gone: workers go on serving, the client reconnects, and everything is read again.
 """
 
 from __future__ import annotations
@@ -26,46 +26,29 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-import zmq
-
-from config.errors import ConfigFileError
-from config.loader import load
 from config.model import Config
 from shared.device_id import DeviceId
-from shared.errors import BackendBug, BlamedError, ConfigError, HostError
-from shared.worker_spec import HypervisorKind
-from shared.xenstore.client import XenstoreClient
+from shared.errors import BackendBug, BlamedError, HostError
 from shared.xenstore.errors import ConnectionLostError
-from supervisor.device.adoption import close_orphan
 from supervisor.device.device import Device
 from supervisor.device.registry import Registry
 from supervisor.device.scanner import Scanner
+from supervisor.device.surroundings import DeviceSurroundings
 from supervisor.events import EventLog
-from supervisor.instance import Instance
 from supervisor.notify import notify
 from supervisor.operator.control import Control
 from supervisor.operator.operations import Operations
-from supervisor.operator.reload import apply
-from supervisor.places import embedded_dir, hypervisor_of, own_domid, xenstore_target
-from supervisor.predecessors import Predecessors
+from supervisor.operator.reload import Override, reload
+from supervisor.parts import Parts, open_parts
+from supervisor.tasks import Tasks
 from supervisor.upgrade import SIGNALS, Handover, Upgrade, signals_held
-from supervisor.workers.bus import Bus
-from supervisor.workers.confinement.door import make_door
-from supervisor.workers.confinement.jails import Jails, check_unjailed, make_jails, warn_of_weak
-from supervisor.workers.journals import Journals
-from supervisor.workers.records import Orphan, Records
-from supervisor.workers.spawner import ENTRY_POINT, PRELOAD, Spawner
-from supervisor.workers.surroundings import Services
+from supervisor.workers.spawner import ENTRY_POINT, PRELOAD
 from supervisor.workers.watchdog import Watchdog
-from supervisor.xenstore.publisher import Publisher
 
 _log = logging.getLogger("xenbackd.supervisor")
-
-Override = Callable[[Config], Config]
-"""Puts what the command line says in the place of what the file says."""
 
 
 class Supervisor:
@@ -85,40 +68,35 @@ class Supervisor:
     ) -> None:
         """`config` is the file's with `override` applied, and so is what a reload reads.
 
-        Of an upgrade: `handover` is what the image before left, `command` what this one is replaced
-        by (empty: it cannot be), `embedded_pid` a child for the next one to end.
+        For an upgrade: `handover` is what the image before left, `command` replaces this one
+        (empty: nothing can), `embedded_pid` is a child that the next image is to end.
         """
-        self.config = config
+        self._config = config
         self._override = override
-        self.config_path = config_path
+        self._config_path = config_path
+        self._directory = Path(config.runtime_dir).absolute()
+        self._entry_point = entry_point
+        self._preload = preload
+        self._handover = handover
+        self._upgrade = Upgrade(command, handover, embedded_pid)
         self.registry: Registry[Device] = Registry()
         self.events = EventLog()
         self.started = asyncio.Event()
         """Set when everything that was there at the start is being served."""
         self._awake = asyncio.Event()
-        """There is something to do but serve: to end, or an upgrade."""
+        """There is something to do besides serving: to end, or an upgrade."""
         self._ending = False
         self._go_on = asyncio.Event()
-        """Where xenstored went away in the middle of the start: it is back, or this is to end."""
-        self._bug: BaseException | None = None
-        self._entry_point = entry_point
-        self._preload = preload
-        self._directory = Path(config.runtime_dir).absolute()
-        self._journals = Journals(self._directory)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._reloading = asyncio.Lock()
+        """If xenstored went away in the middle of the start: it is back, or this is to end."""
         self._lost = ""
-        self._services: Services
+        """Why there is no xenstored; "" if there is."""
+        self._bug: BaseException | None = None
+        self._tasks = Tasks(self._end_by_bug)
+        self._changing = asyncio.Lock()
+        """One reload or upgrade at a time."""
+        self._parts: Parts
+        self._around: DeviceSurroundings
         self._scanner: Scanner
-        self._spawner: Spawner
-        self._client: XenstoreClient
-        self._records: Records
-        self._orphans: dict[DeviceId, Orphan] = {}
-        self._handover = handover
-        self._upgrade = Upgrade(command, handover, embedded_pid)
-        self._instance = Instance(self._directory)
-        self._predecessors: Predecessors
-        self._jails: Jails
         self._control: Control
 
     def stop(self) -> None:
@@ -154,98 +132,30 @@ class Supervisor:
     # --- start
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
-        config = self.config
-        check_unjailed(config)
-        warn_of_weak(config)
-        hypervisor = hypervisor_of(config)
-        handover = self._handover
-        self._instance.open(None if handover is None else handover.lock)
-        stack.callback(self._instance.close)
-        self._predecessors = Predecessors(() if handover is None else handover.children)
-        stack.callback(self._predecessors.close)
-        self._records = records = Records(self._directory)
-        self._orphans = records.load()
-        stack.callback(self._close_orphans)
-        self._journals.open()
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        stack.callback(context.destroy, 0)
-        bus = Bus(context, make_door(self._directory))
-        bus.open()
-        stack.callback(bus.close)
-        self._jails = make_jails(self._directory, bus.path.parent)
-        # Before the fork server, which stays where it was started.
-        self._jails.open(self._orphans)
-        stack.callback(self._jails.close)
-        self._spawner = Spawner(
-            parallel=config.limits.parallel_starts,
+        self._parts = await open_parts(
+            self._config,
+            self._directory,
+            stack,
+            handover=self._handover,
             entry_point=self._entry_point,
             preload=self._preload,
-            device_types=sorted({one.handler for one in config.types.values() if one.enabled}),
-            locks=records,
-            directory=self._directory / "fork",
+            xenstore_back=self._xenstore_back,
+            xenstore_lost=self._xenstore_lost,
         )
-        bus.starts_pending = lambda: bool(self._orphans) or self._spawner.pids_pending()
-        stack.push_async_callback(self._spawner.close)
-        self._spawner.open()
-        self._client = client = XenstoreClient(
-            xenstore_target(config, hypervisor),
-            timeout=config.xenstore.timeout,
-            on_reconnect=self._xenstore_back,
-            on_disconnect=self._xenstore_lost,
-        )
-        await client.connect()
-        stack.push_async_callback(client.close)
-        await self._make_services(bus, hypervisor)
+        self._around = await self._parts.surroundings(self._config, self.events, self._forget)
+        self._scanner = Scanner(self._around, self.registry)
         stack.push_async_callback(self._forget_all)
         await self._open_control(stack)
         self._start_watching(stack)
         await self._take_up()
 
-    async def _make_services(self, bus: Bus, hypervisor: HypervisorKind) -> None:
-        domid = await own_domid(self._client)
-        own_path = await self._client.get_domain_path(domid)
-        self._services = Services(
-            config=self.config,
-            store=self._client,
-            publisher=Publisher(self._client, own_path),
-            processes=self._spawner,
-            messages=bus,
-            records=self._records,
-            events=self.events,
-            clock=asyncio.get_running_loop().time,
-            forget=self._forget,
-            own_path=own_path,
-            own_domid=domid,
-            endpoint=str(bus.path),
-            hypervisor=hypervisor,
-            embedded_dir=str(embedded_dir(self.config)),
-            supervisor_pid=os.getpid(),
-            jails=self._jails,
-            journals=self._journals,
-            orphans=self._orphans,
-        )
-        self._scanner = Scanner(self._services, self.registry)
-
-    async def _take_up(self) -> None:
-        """Serve what is there. Workers may wait to be adopted, so a start is not given up where
-        xenstored goes away in the middle of it."""
-        while not self._ending:
-            try:
-                await self._scanner.open()
-                await self._journals.sweep(self._client, self._services.own_path)
-            except ConnectionLostError as error:
-                _log.warning("start: %s: going on when xenstored is back", error)
-                await self._go_on.wait()
-            else:
-                return
-
     async def _open_control(self, stack: contextlib.AsyncExitStack) -> None:
         operations = Operations(
-            self._services,
+            self._around,
             self.registry,
             reload=self.reload,
             xenstore_state=lambda: self._lost or "connected",
-            resources=self._resources,
+            resources=self._parts.resources,
             upgrade=self.upgrade,
             upgrades=self._upgrade.count,
         )
@@ -257,11 +167,24 @@ class Supervisor:
     def _start_watching(self, stack: contextlib.AsyncExitStack) -> None:
         watchdog = Watchdog(
             lambda: (device.link for device in self.registry),
-            lambda: self._services.config,
+            lambda: self._around.config,
         )
         watchdog.start()
         stack.callback(watchdog.stop)
-        self._spawn(self._client.events.hand_out(self._scanner.dispatch))
+        self._tasks.spawn(self._parts.client.events.hand_out(self._scanner.dispatch))
+
+    async def _take_up(self) -> None:
+        """Serve what is there. Workers may wait to be adopted, so a start is not given up when
+        xenstored goes away in the middle of it."""
+        while not self._ending:
+            try:
+                await self._scanner.open()
+                await self._parts.journals.sweep(self._parts.client, self._around.own_path)
+            except ConnectionLostError as error:
+                _log.warning("start: %s: going on when xenstored is back", error)
+                await self._go_on.wait()
+            else:
+                return
 
     def _handle_signals(self, stack: contextlib.AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
@@ -279,33 +202,32 @@ class Supervisor:
     # --- end
 
     async def _stand_down(self) -> None:
-        _log.info("stopping: %d workers", len(self._spawner))
+        spawner = self._parts.spawner
+        _log.info("stopping: %d workers", len(spawner))
         for device in self.registry:
             device.stand_down()
         try:
-            async with asyncio.timeout(self._services.config.timeouts.stop):
-                await self._spawner.wait_empty()
+            async with asyncio.timeout(self._around.config.timeouts.stop):
+                await spawner.wait_empty()
         except TimeoutError:
-            _log.error("stopping: %d workers do not end; killing them", len(self._spawner))
+            _log.error("stopping: %d workers do not end; killing them", len(spawner))
 
     async def _forget_all(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await self._scanner.close()
         for device in self.registry:
             device.stand_down()
             await device.close()
 
-    def _close_orphans(self) -> None:
-        """Who was not taken up (xenstored was away) lives on for the next supervisor."""
-        for orphan in self._orphans.values():
-            close_orphan(orphan)
+    def _end_by_bug(self, error: BaseException) -> None:
+        _log.critical("bug in the supervisor; please report it", exc_info=error)
+        self._bug = self._bug or error
+        self.stop()
 
     # --- while it serves
 
     def _forget(self, device: DeviceId) -> None:
-        self._journals.remove(device)
+        self._parts.journals.remove(device)
         self._scanner.forget(device)
 
     def _xenstore_lost(self, cause: str) -> None:
@@ -322,6 +244,8 @@ class Supervisor:
         notify("STATUS=serving")
         await self._scanner.rescan()
 
+    # --- what changes it
+
     def _on_signal(self, what: str, kept: str, does: Callable[[], Awaitable[str]]) -> None:
         async def perform() -> None:
             try:
@@ -329,16 +253,30 @@ class Supervisor:
             except BlamedError as error:
                 _log.error("%s: %s stays: %s", what, kept, error)
 
-        self._spawn(perform())
+        self._tasks.spawn(perform())
+
+    async def reload(self) -> str:
+        """Read the configuration file again and apply what is different; returns what that was.
+
+        Raises:
+            ConfigError: the file is wrong; nothing has changed.
+            HostError: a type that was switched on cannot be watched.
+        """
+        async with self._changing:
+            changes = await reload(
+                self._config_path, self._override, self._around, self.registry, self._scanner
+            )
+            self._parts.spawner.parallel = self._around.config.limits.parallel_starts
+            return changes
 
     async def upgrade(self) -> str:
-        """Check the installed code, then replace this image by it as soon as that was answered.
+        """Check the installed code, then replace this image by it once this has been answered.
 
         Raises:
             ConfigError: the new code refuses the configuration; nothing has changed.
             HostError: the new code cannot be run, or this process not replaced.
         """
-        async with self._reloading:
+        async with self._changing:
             await self._upgrade.prepare()
             if not self._ending:
                 self.events.add("upgrade", "", "the installed code is good; replacing this one")
@@ -347,60 +285,21 @@ class Supervisor:
         return "the installed code is good; the supervisor is replaced"
 
     async def _replace(self) -> None:
-        """Become the new image; if that cannot be, go on serving, or end if that was asked for."""
+        """Become the new image. If that fails, go on serving, or end if that was asked for."""
         self._upgrade.wanted = False
         stamp = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         notify(f"RELOADING=1\nMONOTONIC_USEC={stamp}\nSTATUS=upgrading")
         _log.info("upgrade: replacing this image")
         # Also sends what is on its way to the command line.
         await self._control.close()
-        children = (*self._predecessors.pids, *self._spawner.helpers())
+        parts = self._parts
+        children = (*parts.predecessors.pids, *parts.spawner.helpers())
         try:
             async with signals_held():
                 if not self._ending:
-                    self._upgrade.carry_out(self._instance.lock, children)
+                    self._upgrade.carry_out(parts.instance.lock, children)
         except HostError as error:
             _log.error("%s", error)
             self.events.add("upgrade", "", f"failed: {error}")
             self._control.open()
             notify("READY=1\nSTATUS=serving")
-
-    async def reload(self) -> str:
-        """Read the configuration file again and apply what is different; says what that was.
-
-        Raises:
-            ConfigError: the file is wrong; nothing has changed.
-            HostError: a type that was switched on cannot be watched.
-        """
-        async with self._reloading:
-            try:
-                loaded = self._override(load(self.config_path))
-            except ConfigFileError as error:
-                raise ConfigError(str(error)) from error
-            check_unjailed(loaded)
-            changes = await apply(loaded, self._services, self.registry, self._scanner)
-            self.config = self._services.config
-            self._spawner.parallel = self.config.limits.parallel_starts
-            return changes
-
-    def _resources(self) -> dict[str, int]:
-        statistics = self._client.statistics()
-        return {
-            "watches": statistics.watches,
-            "workers": len(self._spawner),
-            "xenstore_requests": statistics.requests,
-            "xenstore_reconnects": statistics.reconnects,
-            "events_coalesced": statistics.events_coalesced,
-        }
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("bug in the supervisor; please report it", exc_info=error)
-            self._bug = self._bug or error
-            self.stop()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The last events of the supervisor, kept in a ring and handed to whoever listens.
+"""The last events of the supervisor, kept in a ring and handed to a listener.
 
-Bounded: a guest that makes events can push older ones out, and nothing else. The wall-clock time
+Bounded: a guest that causes events can push older ones out, and nothing more. The wall-clock time
 in an event is for people; nothing is decided by it.
 """
 

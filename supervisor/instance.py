@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The runtime directory, and that nobody else works in it.
+"""The runtime directory, and the lock that keeps other supervisors out of it.
 
-`supervisor.lock` (flock, so that it ends with its holder however that ends) is held by the
-supervisor alone. ZeroMQ lets a second process take over the path of a socket without a word, so a
-second supervisor must be stopped before it binds. Workers that outlive a supervisor do not hold
-it; what keeps a second one off a device is the lock of that device (`supervisor.workers.records`).
+Only the supervisor holds `supervisor.lock` (flock, so that it ends with its holder in any way that
+ends). ZeroMQ lets a second process take over the path of a socket without a word, so a second
+supervisor must be stopped before it binds. Workers that outlive a supervisor do not hold the lock;
+the lock of a device (`supervisor.workers.records`) keeps a second worker off it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from supervisor.workers.confinement.door import socket_path
 
 SUPERVISOR_LOCK: Final = "supervisor.lock"
 SOCKET_PATH_MAX: Final = 107
-"""Bytes of a UNIX socket's path (sun_path less its final zero)."""
+"""Bytes of a UNIX socket's path (sun_path without its final zero)."""
 
 
 class Instance:
@@ -36,7 +36,7 @@ class Instance:
         return self._lock
 
     def open(self, inherited: int | None = None) -> None:
-        """Make the directory and take the lock; `inherited` is the one of the image before.
+        """Make the directory and take the lock; `inherited` is the lock of the image before.
 
         Raises:
             ConfigError: the directory cannot be used.
@@ -45,7 +45,7 @@ class Instance:
         if len(os.fsencode(socket_path(self.directory))) > SOCKET_PATH_MAX:
             raise ConfigError(f"runtime_dir: {self.directory}: too long for a socket's path")
         try:
-            # Others may pass through it to a socket that lets them in, and not list it.
+            # Others may pass through it to a socket that lets them in, but may not list it.
             self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             if inherited is None:

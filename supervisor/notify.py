@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tell systemd how it goes: the datagram protocol of sd_notify(3), nothing else."""
+"""Tells systemd how the service is doing, by the datagram protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _log = logging.getLogger("xenbackd.notify")
 
 
 def notify(text: str) -> bool:
-    """Send `READY=1`, `STATUS=…`, `STOPPING=1`; False without a manager that wants to know."""
+    """Send `READY=1`, `STATUS=…`, `STOPPING=1`; False if no service manager asked for it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False

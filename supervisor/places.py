@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the supervisor finds xenstored and the hypervisor, and who it is itself."""
+"""Where the supervisor finds xenstored and the hypervisor, and which domain it is in."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hypervisor_of(config: Config) -> HypervisorKind:
 
     Raises:
         HostError: `auto`, and there is neither. The embedded hypervisor is never started or
-            waited for without being asked for: a host whose Xen is broken must not look served.
+            waited for unless it was asked for: a host whose Xen is broken must not look served.
     """
     if config.hypervisor != "auto":
         return config.hypervisor
@@ -45,7 +45,7 @@ def hypervisor_of(config: Config) -> HypervisorKind:
 
 
 def _embedded_runs(directory: Path) -> bool:
-    """Whether somebody listens at dom0's end; a file alone may be left of one that was killed."""
+    """Whether one listens at dom0's socket; a file alone may be left of one that was killed."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         try:
             probe.connect(socket_path(str(directory), 0))
@@ -62,7 +62,7 @@ def embedded_dir(config: Config) -> Path:
 
 
 def xenstore_target(config: Config, hypervisor: HypervisorKind) -> Target:
-    """Where xenstored is reached: with the embedded hypervisor, its own."""
+    """Where xenstored is reached; the embedded hypervisor has one of its own."""
     if hypervisor == "embedded":
         return SocketTarget(str(embedded_dir(config) / "xenstored" / "socket"))
     store = config.xenstore

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Children that earlier images of this process started (`supervisor.upgrade`).
 
-Only the process they were started by can reap them, and that is still this one. They are known by
-pids that were handed over, which stay theirs until they are reaped.
+Only the process that started them can reap them, and that is still this one. They are known by pids
+that were handed over, which stay theirs until they are reaped.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Predecessors:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Those that live."""
+        """Those that are alive."""
         return tuple(self._pidfds)
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop watching them. Idempotent."""
         for pid in list(self._pidfds):
             self._forget(pid)
 

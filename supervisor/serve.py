@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The process that `xenbackd serve` is: what surrounds a supervisor's loop.
+"""The process of `xenbackd serve`: what surrounds a supervisor's loop.
 
-Descriptor limit, garbage collector, the embedded hypervisor if one was asked for, exit status; and
-the place where the image before this one, after an upgrade, is taken over from.
+Descriptor limit, garbage collector, the embedded hypervisor if one was asked for, exit status.
+After an upgrade, what the image before this one left is taken over here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Final
 from config.model import Config
 from shared import logs, scheduling
 from shared.errors import BackendBug, BlamedError
-from supervisor.daemon import Override, Supervisor
+from supervisor.daemon import Supervisor
+from supervisor.operator.reload import Override
 from supervisor.places import embedded_dir
 from supervisor.predecessors import end_child
 from supervisor.upgrade import Handover, own_command, take
@@ -28,10 +29,10 @@ from supervisor.upgrade import Handover, own_command, take
 _log = logging.getLogger("xenbackd.supervisor")
 
 GC_ALLOCATIONS: Final = 20_000
-"""Containers made and not freed since the garbage collector's last look."""
+"""Containers that were made and not freed since the garbage collector last ran."""
 
 EMBEDDED_STOP: Final = 10.0
-"""Seconds the embedded hypervisor has to end."""
+"""Seconds that the embedded hypervisor has to end."""
 
 
 def serve(config: Config, config_path: Path, override: Override, embedded: bool) -> int:
@@ -91,7 +92,8 @@ async def _run(
 
 
 def _give_way() -> None:
-    """To what serves a guest; the fork server and what it forks inherit it, until they serve."""
+    """Let workers that serve a guest go first. The fork server and its children inherit this; a
+    worker takes it back when it serves."""
     trouble = scheduling.lengthen_slice()
     if trouble:
         _log.debug("scheduler: %s; the usual slice stays", trouble)
@@ -111,15 +113,15 @@ def _stop_embedded(host: subprocess.Popen[bytes]) -> None:
 
 
 def _calm_collector() -> None:
-    """What is loaded stays, and nearly all that devices add stays as long as they do.
+    """What is loaded stays, and nearly all that a device adds stays as long as the device.
 
-    With its usual thresholds the collector walks over all of it again for every few devices.
+    With its usual thresholds the collector walks over all of it for every few new devices.
     """
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS)
 
 
 def _raise_descriptor_limit() -> None:
-    """Three descriptors for each worker: the usual soft limit of 1024 ends at 340 devices."""
+    """Three descriptors per worker: the usual soft limit of 1024 is reached at 340 devices."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

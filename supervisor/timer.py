@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One thing that is to happen later, unless it is put off or called off."""
+"""One call that is to happen later, unless it is postponed or cancelled."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Timer:
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
-        """Call in so many seconds, in place of what was pending."""
+        """Call in so many seconds, instead of what was pending."""
         self.cancel()
         self._handle = asyncio.get_running_loop().call_later(seconds, call, *args)
 
     def cancel(self) -> None:
-        """Nothing is pending any more. Idempotent, also after the call."""
+        """Nothing is pending any more. Idempotent, and fine after the call."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -3,15 +3,16 @@
 
 The process stays the same, so its workers see no death (their pidfd of it stays quiet), systemd
 sees no new main process, and the children stay children. Everything else is as after a `kill -9`:
-what the new image needs stands in the files of `supervisor.workers.records`, the workers' sockets
-reconnect, and it adopts them. So there is one path for both, and it is tried each time.
+what the new image needs is in the files of `supervisor.workers.records`, the workers' sockets
+reconnect, and it adopts the workers. So both take one path, which is tried at each upgrade.
 
-Handed over, in an environment variable that the new image removes at once: the descriptor of the
-supervisor's lock (nobody can slip in between) and the pids of children that only the same process
-can reap. Signals are blocked over the exec until the new image can take them.
+Two things are handed over, in an environment variable that the new image removes at once: the
+descriptor of the supervisor's lock (so that nobody can slip in between) and the pids of children
+that only the same process can reap. Signals are blocked over the exec until the new image can take
+them.
 
-Before that, the same command is run with `--check`: a broken installation or configuration is
-found by a process that has nothing to lose, and the old image goes on.
+Before that, the same command is run with `--check`: a broken installation or configuration is found
+by a process that has nothing to lose, and the old image goes on.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from supervisor.workers.spawner import PRELOAD
 VARIABLE: Final = "XENBACKD_HANDOVER"
 
 CHECK_TIMEOUT: Final = 60.0
-"""Seconds the check of the new code may take."""
+"""Seconds that the check of the new code may take."""
 
 REPORT_MAX: Final = 2000
-"""Characters of what the check said that are passed on."""
+"""Characters of the check's output that are passed on."""
 
 SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 
@@ -54,9 +55,9 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     children: tuple[int, ...] = ()
     """Fork servers and their helpers; they end with the last of their workers."""
     embedded: int | None = None
-    """Process of the embedded hypervisor, if this one started it."""
+    """Process of the embedded hypervisor, if this process started it."""
     upgrades: int = 0
-    """How often the process has been replaced in place, this time included."""
+    """How often the process has been replaced in place, including this time."""
 
 
 def own_command() -> list[str]:
@@ -70,12 +71,12 @@ def take() -> Handover | None:
     if text is None:
         return None
     handover = msgspec.json.decode(text, type=Handover)
-    # Of another process, which left it in an environment that was inherited.
+    # Another process may have left it in an environment that this one inherited.
     return handover if handover.pid == os.getpid() else None
 
 
 def rehearse(config: Config) -> None:
-    """Load all that `serve` and its workers load, and nothing more; for `serve --check`.
+    """Load all that `serve` and its workers load, and do nothing with it; for `serve --check`.
 
     Raises:
         ConfigError: a device type is not installed, or workers would be root without a jail.
@@ -96,7 +97,7 @@ async def check(command: Sequence[str]) -> None:
         ConfigError: the configuration is wrong for it.
         HostError: it cannot be run, fails, or takes more than `CHECK_TIMEOUT` seconds.
     """
-    # A file and no pipe: nobody has to read while it runs.
+    # A file and not a pipe: nobody has to read while it runs.
     output = os.memfd_create("check", os.MFD_CLOEXEC)
     try:
         with subprocess.Popen(  # noqa: ASYNC220 - asyncio would watch it from a thread
@@ -123,10 +124,10 @@ async def check(command: Sequence[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def signals_held() -> AsyncIterator[None]:
-    """Keep `SIGNALS` for whoever unblocks them, over an execve too; what came before is heard.
+    """Keep `SIGNALS` pending, over an execve too; signals that came before are handled.
 
-    The loop hears of a signal in two turns after it came: one reads the byte that the signal left
-    in a socket, the next one calls the handler.
+    The loop handles a signal two turns after it came: the first reads the byte that the signal left
+    in a socket, the second calls the handler.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -138,10 +139,10 @@ async def signals_held() -> AsyncIterator[None]:
 
 
 def replace(command: Sequence[str], handover: Handover) -> None:
-    """Become the new image, while `signals_held`. Returns only by an error: nothing has changed.
+    """Become the new image, while `signals_held`. Does not return.
 
     Raises:
-        HostError: execve failed.
+        HostError: execve failed; nothing has changed.
     """
     os.set_inheritable(handover.lock, True)
     os.environ[VARIABLE] = msgspec.json.encode(handover).decode()
@@ -159,7 +160,7 @@ class Upgrade:
     def __init__(
         self, command: Sequence[str], before: Handover | None, embedded_pid: int | None
     ) -> None:
-        """`command` replaces this image (empty: nothing can); `before` was left by the last one."""
+        """`command` replaces this image (empty: nothing can); the last one left `before`."""
         self.count = 0 if before is None else before.upgrades
         """How often the process has been replaced in place."""
         self.wanted = False

@@ -107,6 +107,8 @@ class DeviceReply(Reply, frozen=True):
 
 
 class Done(Reply, frozen=True):
+    """It is done."""
+
     text: str = ""
 
 

@@ -93,7 +93,7 @@ class GuestHandle:
             HostError: there is no such device.
         """
         with closing(open_xenstore(self.directory)) as xs:
-            kind, devid = _identify(name, toolstack.attached_devices(xs, self.domid))
+            kind, devid = identify(name, toolstack.attached_devices(xs, self.domid))
             return toolstack.detach_device(xs, self.domid, kind, devid, timeout)
 
     def destroy(self, timeout: float = toolstack.CLOSE_TIMEOUT) -> None:
@@ -220,7 +220,7 @@ def describe(directory: Path, guest: DomainInfo) -> GuestReply | None:
         return None
 
 
-def _identify(name: str, attached: Sequence[Attached]) -> tuple[str, int]:
+def identify(name: str, attached: Sequence[Attached]) -> tuple[str, int]:
     """Kind and number of the attached device that is meant."""
     sides = guest_sides()
     kind, _, within = name.rpartition("/")

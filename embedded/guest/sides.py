@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 
 from embedded.guest.side import GuestSide
+from shared.device_types import installed, resolve
 from shared.errors import ConfigError
 
 
@@ -48,8 +48,6 @@ def _load(name: str, target: str) -> GuestSide:
 
 def _named() -> Iterator[tuple[str, str]]:
     """Type and target of each manifest that names a guest side."""
-    # Until shared.device_types has manifests: replaced by its `device_types()`.
-    yield "block", "worker.devices.block.guest.side:GUEST"
-    for point in entry_points(group="xenbackd.devices"):
-        if point.name != "block" and (target := getattr(point.load(), "guest", "")):
-            yield point.name, target
+    for name in installed():
+        if target := resolve(name).guest:
+            yield name, target

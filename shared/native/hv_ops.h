@@ -43,7 +43,7 @@ struct hv_ops {
     int (*pending)(void *evtchn);
     int (*unmask)(void *evtchn, uint32_t port);
 
-    /* Run all elements; each gets its status. 0 if the call itself worked, whatever they say. */
+    /* Run all elements; each gets its status. 0 if the call itself worked. */
     int (*copy)(void *gnttab, uint16_t domid, struct hv_copy *elements, uint32_t count);
     /*
      * Map count references into one area: each in a page of its own, in order. All or nothing;

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 It runs in the foreground until SIGTERM or Ctrl-C and leaves nothing behind. Supervisor and guests
-can be stopped and started anew beside it:
+can be stopped and started again beside it:
 
   xenbackd embedded --dir /tmp/xb/embedded
   xenbackd --run-dir /tmp/xb serve -c xenbackd.yaml        with "hypervisor: embedded"

@@ -57,9 +57,9 @@ def add_parser(subparsers: Subparsers) -> None:
     add_json(_add(commands, "list", _list, "all guests and their devices"))
     _named(_add(commands, "destroy", _destroy, "close its devices and end it"))
     attach = _named(_add(commands, "attach", _attach, "attach devices while it runs"))
+    _timeout(attach)
     _device_options(attach, sides)
     attach.set_defaults(usage_error=attach.error)
-    _timeout(attach)
     detach = _named(_add(commands, "detach", _detach, "detach a device while it runs"))
     detach.add_argument(
         "device", metavar="DEVICE", help="its name in the guest, its number, or KIND/NAME"
@@ -73,7 +73,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add_create(commands: Subparsers, sides: Sides) -> None:
     create = _named(_add(commands, "create", _create, "make a guest, wait for its devices"))
-    _device_options(create, sides)
     create.add_argument(
         "--memory", type=_memory, default=64, metavar="MIB", help="MiB of memory (default 64)"
     )
@@ -85,6 +84,7 @@ def _add_create(commands: Subparsers, sides: Sides) -> None:
     )
     create.add_argument("--no-wait", action="store_true", help="do not wait for its devices")
     _timeout(create)
+    _device_options(create, sides)
 
 
 def _add_of_type(commands: Subparsers, command: Command) -> None:
@@ -112,14 +112,17 @@ def _device_options(parser: argparse.ArgumentParser, sides: Sides) -> None:
     """Add each type's option that asks for a device."""
     for kind, side in sides.items():
         flag, metavar, syntax = side.option
-        parser.add_argument(
-            flag,
-            action="append",
-            default=[],
-            dest=_wanted(kind),
-            metavar=metavar,
-            help=f"{syntax}; may be given several times",
-        )
+        try:
+            parser.add_argument(
+                flag,
+                action="append",
+                default=[],
+                dest=_wanted(kind),
+                metavar=metavar,
+                help=f"{syntax}; may be given several times",
+            )
+        except argparse.ArgumentError as error:
+            raise ConfigError(f"guest {flag}: of frontends {kind!r}: it is taken") from error
 
 
 def _wanted(kind: str) -> str:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""Devices: found in xenstore, taken up, led through their life cycle, and forgotten."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""How what an earlier supervisor left becomes a device of this one.
+"""How a device is made, also from what an earlier supervisor left.
 
-A device begins with a worker that is believed to be there and has not spoken (`ADOPTING`), so
+Such a device begins with a worker that is believed to be there and has not spoken (`ADOPTING`). So
 nothing is started for it, and everything read from xenstore is fed to its life cycle as always.
-The worker then says what it is doing, and from there on the device is like any other. That of a
-worker which died meanwhile begins in the same way, and hears of the death when it is adopted.
+The worker then says what it is doing, and from then on the device is like any other. If the worker
+died meanwhile, the device begins in the same way and hears of the death when it is adopted.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from shared.device_id import DeviceId
 from shared.device_types import DeviceType, resolve
 from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
 from supervisor.device.device import Device
+from supervisor.device.surroundings import DeviceSurroundings
 from supervisor.workers.records import Orphan, WorkerRecord
-from supervisor.workers.surroundings import Services
 
 
 def make_device(
     id_: DeviceId,
     frontend_path: str,
-    services: Services,
+    around: DeviceSurroundings,
     handlers: Mapping[str, DeviceType],
     orphan: Orphan | None,
 ) -> Device:
     """A device of an enabled type (`handlers`), or one that an earlier supervisor left.
 
     Raises:
-        ConfigError: the handler its worker runs is not installed any more.
+        ConfigError: the handler that its worker runs is not installed any more.
     """
     handler = handlers.get(id_.type)
     if orphan is not None and (handler is None or orphan.pidfd is not None):
         handler = resolve(orphan.record.handler)
     assert handler is not None
-    type_config = services.config.types.get(id_.type)
+    type_config = around.config.types.get(id_.type)
     if type_config is None:
-        assert orphan is not None  # of a type that the configuration does not name any more
+        assert orphan is not None  # its type is not in the configuration any more
         type_config = TypeConfig(handler=orphan.record.handler, enabled=False)
     life = Lifecycle(ignore_frontend_state=handler.ignore_frontend_state)
     if orphan is not None:
@@ -48,17 +48,17 @@ def make_device(
             worker=WorkerPhase.ABSENT if orphan.record.pid is None else WorkerPhase.ADOPTING,
             hold=_hold_of(orphan.record),
         )
-    return Device(id_, frontend_path, services, type_config, handler, life)
+    return Device(id_, frontend_path, around, type_config, handler, life)
 
 
 def _hold_of(record: WorkerRecord) -> Hold:
     if record.quarantined:
         return Hold.QUARANTINED
-    # The pause may be over by now: the device's link, which ends it, finds that out.
+    # The pause may be over by now: the device's link finds that out, and ends it.
     return Hold.BACKOFF if record.held_until else Hold.NONE
 
 
 def close_orphan(orphan: Orphan) -> None:
-    """It does not become a device: its worker lives on, and a later supervisor may adopt it."""
+    """It does not become a device here: its worker lives on for a later supervisor to adopt."""
     if orphan.pidfd is not None:
         os.close(orphan.pidfd)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What of a device's two directories has to be read again. Pure.
+"""Which nodes of a device's two directories have to be read again. Pure.
 
 Kept by name: a frontend that writes without end costs one entry and one read at a time. Bounded
-in number and length, for the names below a frontend are the guest's.
+in number and length, because the guest chooses the names below a frontend.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from shared.limits import NODE_NAME_MAX, SNAPSHOT_NODES_MAX
 
 _DECIDING: Final = frozenset({"state", "online", "frontend", "frontend-id"})
 """Nodes of the backend directory that the supervisor itself reads."""
-
 
 FRONTEND_LISTENS: Final = frozenset({WorkerPhase.ATTACHING, WorkerPhase.SERVING})
 BACKEND_LISTENS: Final = FRONTEND_LISTENS | {WorkerPhase.INITIALISING, WorkerPhase.READY}
@@ -37,7 +36,7 @@ class Changes:
         self.frontend = False
         """Read the frontend's state."""
         self.own_nodes = {"hotplug-status", "hotplug-error"}
-        """Nodes of the backend directory that we wrote: an event for them is no news."""
+        """Nodes of the backend directory that we write: an event for them is no news."""
         self._nodes: dict[Changed, None] = {}
         self._unsent: dict[Changed, None] = {}
 
@@ -61,14 +60,14 @@ class Changes:
             self._add(Changed(False, untrusted_node))
 
     def next_node(self) -> Changed | None:
-        """Take one node to pass on."""
+        """Take one node that is to be passed on."""
         changed = next(iter(self._nodes), None)
         if changed is not None:
             del self._nodes[changed]
         return changed
 
     def not_sent(self, changed: Changed) -> None:
-        """The worker's queue was full: keep it until `retry`."""
+        """The worker's queue was full: keep the node until `retry`."""
         if len(self._unsent) < SNAPSHOT_NODES_MAX:
             self._unsent[changed] = None
 

@@ -3,33 +3,30 @@
 
 Everything that happens to the device becomes an event of `shared.lifecycle`; every action that
 comes out is carried out here, in order. Reading and writing xenstore takes time, so actions and
-re-reads wait in a queue that one task works off: a read can never be overtaken by a write of our
-own, which is what makes "state is 1 again" mean "another device".
+reads wait for the device's one task: a read can never be overtaken by a write of our own, which is
+what makes "state is 1 again" mean "another device".
 
 Invariants:
 
-- The life cycle changes only in `feed`; a state is logged `old -> new` after it was written and
+- The life cycle changes only in `feed`. A state is logged `old -> new` after it was written and
   before it is believed (S4).
-- At most one task per device, and none while there is nothing to do.
-- The frontend's nodes are passed on as they are; only `state` is read here, by a reader that
-  never fails on content.
+- The frontend's nodes are passed on as they are. Only `state` is read here, by a reader that never
+  fails on content.
 
 Does not know why the world changed: `supervisor.device.scanner` says that something did.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from config.model import TypeConfig
 from shared import lifecycle_types as t
 from shared import messages as m
 from shared.device_id import DeviceId
 from shared.device_types import DeviceType
-from shared.errors import Blame, BlamedError, HostError
+from shared.errors import Blame, HostError
 from shared.lifecycle import advance
 from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
 from shared.logs import DeviceLogger
@@ -40,16 +37,15 @@ from supervisor.device.outbox import Outbox
 from supervisor.device.removal import Removal
 from supervisor.device.reporter import Reporter
 from supervisor.device.ring_check import RingCheck
+from supervisor.device.surroundings import DeviceSurroundings
+from supervisor.device.task import DeviceTask
 from supervisor.workers.link import WorkerLink
 from supervisor.workers.records import Orphan, ring_identity
-from supervisor.workers.surroundings import Services
+from supervisor.workers.words import Answer, Failure, NodeWrite, Word
 from supervisor.xenstore import probe
 from supervisor.xenstore.paths import backend_path
 from supervisor.xenstore.publisher import OvertakenError, RemadeError
 from supervisor.xenstore.snapshot import read_both
-
-WRITE_RETRY: Final = 2.0
-"""Seconds after which a refused write (quota, permissions) is tried again."""
 
 
 class Device:
@@ -59,34 +55,39 @@ class Device:
         self,
         device: DeviceId,
         frontend_path: str,
-        services: Services,
+        around: DeviceSurroundings,
         type_config: TypeConfig,
         handler: DeviceType,
         life: Lifecycle,
     ) -> None:
-        """`life` is its beginning; where an earlier supervisor left a worker `adopt` follows."""
+        """`life` is its beginning; `adopt` follows if an earlier supervisor left a worker."""
         self.id = device
         self._handler = handler
-        self._services = services
+        self._around = around
         self.frontend_path = frontend_path
-        self.path = backend_path(services.own_path, device)
-        level = type_config.log_level or services.config.log.level
+        self.path = backend_path(around.own_path, device)
+        level = type_config.log_level or around.config.log.level
         self.log = DeviceLogger(device, level)
-        self.reporter = Reporter(device, services, self.log)
+        self.reporter = Reporter(device, around, self.log)
         self.lifecycle = life
-        self.link = WorkerLink(device, services, type_config, handler, self, self.log)
-        self.since = services.clock()
+        self.link = WorkerLink(device, around, type_config, handler, self, self.log)
+        self.since = around.clock()
         self._actions: deque[t.Action] = deque()
-        self._outbox = Outbox(device, frontend_path, services.publisher)
+        self._outbox = Outbox(device, frontend_path, around.publisher)
         self._changes = Changes()
-        self._removal = Removal(device, frontend_path, services, self._wake)
-        self._task: asyncio.Task[None] | None = None
-        self._retry: asyncio.TimerHandle | None = None
-        self._standing_down = False
+        self._removal = Removal(device, frontend_path, around, self._wake)
         self._ring = RingCheck(handler)
-        self.listeners: set[Callable[[], None]] = set()  # called after each event
+        self._task = DeviceTask(
+            self.log,
+            has_work=self._has_work,
+            work_once=self._work_once,
+            look_again=self.look_again,
+        )
+        self.listeners: set[Callable[[], None]] = set()
+        """Called after each event."""
+        self._standing_down = False
         self._paused = False
-        """An order to the worker needs xenstore, which is away: the queue waits for it."""
+        """An order to the worker needs xenstore, which is away: all work waits for it."""
 
     # --- what happens to it
 
@@ -99,7 +100,7 @@ class Device:
         if self._standing_down:
             return
         if not self.lifecycle.taken_up and not isinstance(event, t.TakeUp):
-            return  # not taken up yet, or forgotten: whatever was decided meanwhile is not for it
+            return  # not taken up yet, or forgotten: what was decided meanwhile is not for it
         step = advance(self.lifecycle, event)
         self.lifecycle = step.after
         self.log.debug("%s: %s", type(event).__name__, ", ".join(step.rules) or "noted")
@@ -108,15 +109,6 @@ class Device:
         self._wake()
         for listener in list(self.listeners):
             listener()
-
-    def worker_said_illegal(self, event: t.Event) -> bool:
-        """Feed an event that a worker caused; True if it was impossible (see `LinkOwner`)."""
-        try:
-            self.feed(event)
-            return False
-        except t.IllegalEventError as error:
-            self.log.error("worker: process %s: %s", self.link.pid, error)
-            return True
 
     def backend_event(self, node: str | None) -> None:
         """Something changed in the backend directory (S9); None: read everything."""
@@ -129,12 +121,12 @@ class Device:
         self._wake()
 
     def xenstore_back(self) -> None:
-        """The connection was lost and is there again: everything may have changed."""
+        """The connection was lost and is back: everything may have changed."""
         self._paused = False
         self.look_again()
 
     def look_again(self) -> None:
-        """Read everything, and write what could not be written."""
+        """Read everything again, and write what could not be written."""
         self._outbox.retry()
         self.reporter.retry()
         self._ring.look(self.lifecycle.worker)
@@ -156,22 +148,22 @@ class Device:
             self.feed(t.Gone())
 
     def release(self) -> None:
-        """What the device was held for has changed."""
-        self.link.forgive()
+        """The reason for a hold is over."""
+        self.link.succession.forgive()
         if self.lifecycle.hold is not Hold.NONE:
             self.feed(t.Released())
 
     def replace_worker(self) -> None:
-        """The operator wants a fresh worker; ends back-off."""
-        self.link.forgive()
+        """The operator wants a fresh worker, without back-off."""
+        self.link.succession.forgive()
         self.renew_worker()
 
     def renew_worker(self) -> None:
-        """A drained hand-over to a successor."""
+        """Hand over to a successor in order."""
         self.feed(t.ReplaceWorker())
 
     def set_log_level(self, level: str) -> None:
-        """Here and in the worker (S25)."""
+        """Change the level here and in the worker (S25)."""
         self.log.set_level(level)
         self.link.log_level = level
         self.link.tell(m.SetLogLevel, level=level)
@@ -180,42 +172,57 @@ class Device:
         """The supervisor ends: stop the worker, leave xenstore as it is."""
         self._standing_down = True
         self._actions.clear()
-        self.link.cancel_backoff()
+        self.link.succession.cancel()
         self.link.stop()
 
     async def close(self) -> None:
-        """Forgotten: nothing of it runs any more."""
+        """The device is forgotten: stop its timers and its task."""
         self.link.close()
         self._removal.cancel()
-        if self._retry is not None:
-            self._retry.cancel()
         self.reporter.over()
-        if (task := self._task) is not None and task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._task.close()
 
-    # --- what its worker link says (LinkOwner)
+    # --- what its worker's link says (LinkOwner)
+
+    def heard(self, word: Word) -> None:
+        """Take a word of its worker, or a failure that the link found.
+
+        Raises:
+            IllegalEventError: it cannot be true now.
+        """
+        if self._changes.unsent:
+            # The worker reads again, so its queue may have room for changes that did not fit.
+            self._changes.retry()
+            self._wake()
+        match word:
+            case Answer(event=event, nodes=nodes):
+                self._publish(nodes, rewrite_state=None)
+                self.feed(event)
+            case NodeWrite(nodes=nodes, rewrite_state=rewrite_state):
+                # Not before the ring runs, nor after the worker was told to give it back.
+                if self.lifecycle.worker is WorkerPhase.SERVING:
+                    self._publish(nodes, rewrite_state=rewrite_state)
+            case Failure(blame=blame, text=text, stage=stage):
+                self.report(blame, text, stage=stage)
+                self.feed(t.WorkerFailed(blame))
 
     def report(self, blame: Blame, text: str, *, stage: str) -> None:
         """Tell the operator: log, event stream, `status`, and the error nodes."""
-        # A toolstack that waits for the device is told only what waiting will not mend.
+        # A toolstack that waits for the device is told only of what waiting will not mend.
         hotplug = blame is Blame.OPERATOR and self.lifecycle.backend is XenbusState.INITIALISING
         self.reporter.report(blame, text, stage, hotplug=hotplug)
         self._wake()
 
-    def nodes_given(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> None:
-        """Keep nodes for the next state, or write them now."""
-        if rewrite_state is not None and self.lifecycle.worker is not WorkerPhase.SERVING:
-            return  # said before the worker heard that its ring is to be given back
+    def _publish(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> None:
+        """Keep nodes for the next state (None), or write them now."""
         self._changes.own_nodes |= nodes.keys()
         self._outbox.give(nodes, rewrite_state=rewrite_state)
         self._wake()
 
-    # --- the queue
+    # --- what waits for its task
 
     def _wake(self) -> None:
-        if self._task is None and self._has_work():
-            self._task = asyncio.get_running_loop().create_task(self._work())
+        self._task.wake()
 
     def _has_work(self) -> bool:
         if self._standing_down or self._paused:
@@ -223,26 +230,13 @@ class Device:
         waiting = self._actions or self._outbox or self._changes or self._removal.due
         return bool(waiting) or self._ring.due or self.reporter.pending
 
-    async def _work(self) -> None:
-        try:
-            while self._has_work():
-                try:
-                    await self._work_once()
-                except OvertakenError:
-                    self._changes.backend = True
-                except ConnectionLostError as error:
-                    # After the reconnection everything is read again.
-                    self.log.debug("%s", error)
-                except BlamedError as error:
-                    self.log.log(error.log_level, "%s", error)
-                    self._retry_later()
-                except Exception:  # one device's bug must not take the others along
-                    self.log.exception("bug in the supervisor; please report it")
-                    self._retry_later()
-        finally:
-            self._task = None
-
     async def _work_once(self) -> None:
+        try:
+            await self._do_next()
+        except OvertakenError:
+            self._changes.backend = True
+
+    async def _do_next(self) -> None:
         if self._actions:
             await self._execute(self._actions.popleft())
         elif self.reporter.pending:
@@ -252,7 +246,7 @@ class Device:
             await self._refresh_backend()
         elif self._changes.frontend:
             self._changes.frontend = False
-            state = await probe.frontend_state(self._services.store, self.frontend_path)
+            state = await probe.frontend_state(self._around.store, self.frontend_path)
             if self.lifecycle.taken_up:
                 self.feed(t.FrontendRead(state))
         elif self._ring.due:
@@ -267,7 +261,7 @@ class Device:
             await self._removal.execute()
 
     async def _refresh_backend(self) -> None:
-        seen = await probe.backend(self._services.store, self.path)
+        seen = await probe.backend(self._around.store, self.path)
         if not seen.there or seen.frontend != self.frontend_path:
             self.gone()
         elif self.lifecycle.taken_up:
@@ -275,7 +269,7 @@ class Device:
 
     async def _compare_ring(self) -> None:
         known = self.link.file.ring
-        another = await self._ring.is_another(self._services.store, self.frontend_path, known)
+        another = await self._ring.is_another(self._around.store, self.frontend_path, known)
         if another and self.lifecycle.frontend is XenbusState.CONNECTED:
             self.log.warning("the frontend's ring is another one than its worker's: replacing it")
             self.renew_worker()  # the successor takes up what the frontend's directory says now
@@ -287,7 +281,7 @@ class Device:
         if self.lifecycle.worker not in listens:
             return
         directory = self.path if backend else self.frontend_path
-        untrusted_value = await probe.value(self._services.store, f"{directory}/{node}")
+        untrusted_value = await probe.value(self._around.store, f"{directory}/{node}")
         if self.lifecycle.worker not in listens:
             return
         if backend:
@@ -297,12 +291,6 @@ class Device:
         if not sent:
             self._changes.not_sent(changed)
 
-    def worker_spoke(self) -> None:
-        """It lives, so there may be room again for changes there was none for."""
-        if self._changes.unsent:
-            self._changes.retry()
-            self._wake()
-
     # --- actions
 
     async def _execute(self, action: t.Action) -> None:
@@ -310,7 +298,7 @@ class Device:
             case t.StartWorker():
                 self.log.debug("worker: start")
                 self._outbox.clear()
-                self.link.start()
+                self.link.start(self.frontend_path)
             case t.AskInit() | t.AskInitialise():
                 await self._ask(action)
             case t.AskConnected():
@@ -325,7 +313,7 @@ class Device:
             case t.PublishNodes():
                 self._outbox.hurry()
             case t.Forget():
-                self._services.forget(self.id)
+                self._around.forget(self.id)
 
     async def _ask(self, action: t.AskInit | t.AskInitialise) -> None:
         """Send an order with the snapshots it needs, if its worker still waits for it then."""
@@ -334,17 +322,18 @@ class Device:
         frontend_path = self.frontend_path if initialise else None
         try:
             backend, untrusted_frontend, failure = await read_both(
-                self._services.store, self.path, frontend_path
+                self._around.store, self.path, frontend_path
             )
         except ConnectionLostError:
-            # No fault of the worker's: it waits, and none of it counts as a failure.
+            # Not the worker's fault: it waits, and that does not count as a failure.
             self._actions.appendleft(action)
             self._paused = True
             return
         if self.lifecycle.worker is not phase:
             return  # it died meanwhile; its successor, started after this, has its own order
         if failure is not None:
-            self.link.failed(failure.blame, str(failure), "initialise" if initialise else "init")
+            stage = "initialise" if initialise else "init"
+            self.link.failed(Failure(failure.blame, str(failure), stage))
         elif isinstance(action, t.AskInitialise):
             self.link.file.ring_given(ring_identity(self._handler, untrusted_frontend))
             nodes = {"backend": backend, "frontend": untrusted_frontend}
@@ -361,28 +350,20 @@ class Device:
             self.feed(t.WriteFailed())
             if isinstance(error, RemadeError):
                 self.log.warning("%s", error)
-                self.gone()  # and taken up anew, with another worker
+                self.gone()  # and taken up again, with another worker
         except HostError as error:
             self.feed(t.WriteFailed())
             if not isinstance(error, ConnectionLostError):
                 text = f"state {self.lifecycle.backend} -> {state}: {self.id}: {error}"
                 self.report(Blame.HOST, text, stage="write")
-                self._retry_later()
+                self._task.retry_later()
         except Exception:
-            self.feed(t.WriteFailed())  # or it would seem to be on its way for ever
+            self.feed(t.WriteFailed())  # or it would seem to be under way for ever
             raise
         else:
             self.reporter.wrote(self.lifecycle.backend, state)
-            self.since = self._services.clock()
+            self.since = self._around.clock()
             self.feed(t.StateWritten())
-
-    def _retry_later(self) -> None:
-        def again() -> None:
-            self._retry = None
-            self.look_again()
-
-        if self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(WRITE_RETRY, again)
 
     def _note(self, step: t.Step) -> None:
         """Log what changed and tell the policy whether the device is served."""
@@ -392,7 +373,7 @@ class Device:
         self._ring.look(after.worker)
         served = after.backend is XenbusState.CONNECTED and after.worker is WorkerPhase.SERVING
         if served:
-            self.link.policy.connected(self._services.clock())
+            self.link.succession.policy.connected(self._around.clock())
             self.reporter.served()
         elif after.backend is not XenbusState.CONNECTED:
-            self.link.policy.disconnected()
+            self.link.succession.policy.disconnected()

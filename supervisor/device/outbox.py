@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Nodes a worker gave to be published, until they stand in xenstore."""
+"""Nodes that a worker wants published, until they are in xenstore."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from supervisor.xenstore.publisher import Publisher
 
 
 class Outbox:
-    """`pending` goes out with the next state, `now` at once; a refused write loses neither."""
+    """Keeps nodes for the next state and nodes for now; a refused write loses neither."""
 
     def __init__(self, device: DeviceId, frontend_path: str, publisher: Publisher) -> None:
         self._device = device
@@ -23,7 +23,7 @@ class Outbox:
         self._refused: m.Nodes = {}
         self._refused_rewrite = False
         self.made_from: m.Nodes = {}
-        """The backend directory as the worker was given it for `init`."""
+        """The backend directory as the worker got it for `init`."""
 
     def __bool__(self) -> bool:
         """Whether something is to be written at once."""
@@ -38,17 +38,17 @@ class Outbox:
             self._rewrite_state |= rewrite_state
 
     def clear(self) -> None:
-        """The worker that gave them is no more."""
+        """The worker that gave them is dead."""
         self._pending.clear()
         self._now.clear()
         self._refused.clear()
         self._rewrite_state = self._refused_rewrite = False
 
     def hurry(self) -> None:
-        """No state will be written: what is pending goes out now, but for what stands there.
+        """No state will be written: pending nodes go out now, except those that are there already.
 
-        A successor mostly gives what its predecessor gave, and a thousand of them would keep
-        xenstored and its watchers busy with it while their guests wait.
+        A successor mostly gives what its predecessor gave. A thousand of them would keep xenstored
+        and its watchers busy with that while their guests wait.
         """
         self._now |= {
             name: value
@@ -74,7 +74,7 @@ class Outbox:
                 del self._pending[name]
 
     async def publish(self, state: XenbusState) -> None:
-        """Write what is for now; raises as the publisher does. Dropped unless Connected."""
+        """Write the nodes for now; raises as the publisher does. Drops them unless Connected."""
         nodes, self._now = self._now, {}
         rewrite, self._rewrite_state = self._rewrite_state, False
         if state is not XenbusState.CONNECTED:
@@ -89,7 +89,7 @@ class Outbox:
             raise
 
     def retry(self) -> None:
-        """What was refused may work now; what was given since counts more."""
+        """A write that was refused may work now; newer values take precedence."""
         self._now = self._refused | self._now
         self._rewrite_state |= self._refused_rewrite
         self._refused, self._refused_rewrite = {}, False

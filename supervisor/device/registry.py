@@ -11,11 +11,11 @@ from shared.errors import BackendBug
 
 
 class Named(Protocol):
-    """What can be registered."""
+    """What can be in the registry."""
 
     @property
     def id(self) -> DeviceId:
-        """The name it is found by."""
+        """The name that it is found by."""
 
 
 D = TypeVar("D", bound=Named)
@@ -32,7 +32,7 @@ class Registry(Generic[D]):
         return len(self._devices)
 
     def __iter__(self) -> Iterator[D]:
-        """All devices; the registry may change meanwhile."""
+        """All devices; the registry may change during the iteration."""
         return iter(list(self._devices.values()))
 
     def __contains__(self, device: DeviceId) -> bool:

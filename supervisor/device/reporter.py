@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Tells the operator what is wrong with a device: log, event stream, `status`, xenstore.
 
-Texts are one printable line, whoever wrote them. The error nodes stay until the device is Connected
-again or forgotten. What a guest can trigger at will is bounded in the log and the event stream, for
-each device by itself.
+Every text is one printable line, even if a worker wrote it. The error nodes stay until the device
+is Connected again or forgotten. Lines that a guest can trigger at will are bounded in the log and
+the event stream, for each device by itself.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from shared.ratelimit import RateLimit
 from shared.untrusted import neutral
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import ConnectionLostError
-from supervisor.workers.surroundings import Services
+from supervisor.device.surroundings import DeviceSurroundings
 
 GUEST_BURST: Final = 10
 GUEST_PERIOD: Final = 6.0
-"""Lines a guest can cause for one device: so many at once, then one per period (seconds)."""
+"""Lines that a guest can cause for one device: so many at once, then one per period (seconds)."""
 STATES_BURST: Final = 30
-"""As `GUEST_BURST`, of the backend's states by themselves: some boots' worth of them."""
+"""Like `GUEST_BURST`, for changes of the backend's state alone: enough for some boots."""
 
 
 class Reporter:
-    """The errors of one device. `text` is the last one, "" once it is served again."""
+    """The errors of one device. `text` is the last one, "" when it is served again."""
 
-    def __init__(self, device: DeviceId, services: Services, log: DeviceLogger) -> None:
+    def __init__(self, device: DeviceId, around: DeviceSurroundings, log: DeviceLogger) -> None:
         self._device = device
-        self._services = services
+        self._around = around
         self._log = log
         self._lines = RateLimit(GUEST_BURST, GUEST_PERIOD)
         self._states = RateLimit(STATES_BURST, GUEST_PERIOD)
@@ -46,24 +46,24 @@ class Reporter:
 
     @property
     def pending(self) -> bool:
-        """Whether xenstore does not say yet what it should."""
+        """Whether something waits to be written to xenstore."""
         return self._to_write is not None or self._to_clear
 
     def report(self, blame: Blame, text: str, stage: str, *, hotplug: bool) -> None:
         """Log an error and keep it for `write`; `hotplug` tells a waiting toolstack too."""
-        # It may be a worker's own words, and those of one that was taken over.
+        # It may be the text of a worker that was taken over.
         text = neutral(text)[:TEXT_MAX]
-        # What is tried again whenever its guest does something fails as often.
+        # What is tried again each time that the guest does something can fail each time.
         bounded = blame is Blame.GUEST or text == self.text
         self.text = text
         line = f"{stage}: " + text.replace(f"{self._device}: ", "", 1)
         if not bounded or self.guest_may_log():
             self._log.log(logging.WARNING if blame is Blame.GUEST else logging.ERROR, "%s", line)
-            self._services.events.add("error", str(self._device), line)
+            self._around.events.add("error", str(self._device), line)
         self._to_write, self._lost = (blame, text, hotplug), None
 
     def served(self) -> None:
-        """The device works: what was wrong is over."""
+        """The device works: its error is over."""
         self.text = ""
         self._to_write = self._lost = None
         if self._written:
@@ -72,16 +72,16 @@ class Reporter:
     async def write(self, frontend_path: str) -> None:
         """Bring xenstore up to date; raises as the publisher does.
 
-        What was lost with the connection waits for `retry`; what was refused (quota) is only in
-        the log, or it would be refused every two seconds.
+        An error that was lost with the connection waits for `retry`. One that was refused (quota)
+        stays in the log only, or it would be refused every two seconds.
         """
-        publisher = self._services.publisher
+        publisher = self._around.publisher
         if self._to_clear:
             self._to_clear = False
             try:
                 await publisher.clear_error(self._device)
             except HostError:
-                self._written = True  # still there: cleared when it is next said to be served
+                self._written = True  # still there: cleared when the device is served next
                 raise
         if self._to_write is not None:
             (blame, text, hotplug), self._to_write = self._to_write, None
@@ -102,32 +102,32 @@ class Reporter:
         self._lost = None
 
     def moved(self, before: Lifecycle, after: Lifecycle) -> None:
-        """Log what people follow: the frontend's state, and why no worker is started."""
+        """Log the frontend's state, and why no worker is started."""
         changed = before.frontend is not after.frontend and before.taken_up
         if changed and self.guest_may_log():
             self._log.info("frontend %s -> %s", before.frontend, after.frontend)
         if before.hold is not after.hold and after.hold is not Hold.NONE:
             self._log.warning("held: %s", after.hold.value)
-            self._services.events.add("hold", str(self._device), after.hold.value)
+            self._around.events.add("hold", str(self._device), after.hold.value)
 
     def wrote(self, before: XenbusState, state: XenbusState) -> None:
-        """Log a state that stands in xenstore now (S4); a guest can have them change for ever."""
+        """Log a state that was written (S4); a guest can make it change for ever."""
         if self._allows(self._states):
             text = f"{before} -> {state}"
             self._log.info("%s", text)
-            self._services.events.add("state", str(self._device), text)
+            self._around.events.add("state", str(self._device), text)
 
     def over(self) -> None:
-        """The device is no more: say what was left out and no line followed that would."""
+        """The device is gone: log how many lines were left out since the last one."""
         if suppressed := self._lines.take_suppressed() + self._states.take_suppressed():
             self._log.warning("suppressed %d lines", suppressed)
 
     def guest_may_log(self) -> bool:
-        """Whether one more line or event that a guest caused is within bounds."""
+        """Whether one more line or event that the guest caused is within bounds."""
         return self._allows(self._lines)
 
     def _allows(self, limit: RateLimit) -> bool:
-        if not limit.allow(self._services.clock()):
+        if not limit.allow(self._around.clock()):
             return False
         if suppressed := limit.take_suppressed():
             self._log.warning("suppressed %d lines like the next one", suppressed)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Whether a frontend's ring is the one that its adopted worker serves.
 
-No state tells: a frontend may have closed and connected again while there was no supervisor. Asked
-once for each adoption, as soon as the worker says that it serves.
+No state tells: a frontend may have closed and connected again while there was no supervisor. It is
+checked once for each adoption, as soon as the worker says that it serves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from supervisor.xenstore.store import Store
 
 
 class RingCheck:
-    """Of one device. `due`: to be asked now."""
+    """Of one device. `due`: to be checked now."""
 
     def __init__(self, type_: DeviceType) -> None:
         self._type = type_
@@ -28,13 +28,13 @@ class RingCheck:
         self._unknown = True
 
     def look(self, phase: WorkerPhase) -> None:
-        """Something happened: it may have become due."""
+        """The life cycle has advanced: the check may have become due."""
         self.due = self._unknown and phase is WorkerPhase.SERVING
 
     async def is_another(self, store: Store, frontend_path: str, known: str) -> bool:
-        """Read the frontend's nodes and compare; if that fails, it is asked again.
+        """Read the frontend's nodes and compare; if they cannot be read, it is due again later.
 
-        A guest whose directory is out of bounds is left with what it has: it harms nobody else.
+        A guest whose directory is out of bounds keeps its worker: it harms nobody else.
 
         Raises:
             XenstoreError: the nodes cannot be read.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""What the operator may ask of a running supervisor, and what it answers."""

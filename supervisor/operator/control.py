@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The supervisor's ear for the command line: requests on one socket, events on another.
+"""The supervisor's side of the command line: requests on one socket, events on another.
 
-Both sockets are for the supervisor's own user (mode 0600): who may open them may do anything the
-supervisor does. A request that is none is answered by `Refused` all the same. Events are hints:
-ZeroMQ drops them for a listener that does not read.
+Both sockets are for the supervisor's own user (mode 0600): a process that may open them may do
+anything that the supervisor does. Even a malformed request is answered, by `Refused`. Events are
+hints: ZeroMQ drops them for a listener that does not read.
 
-Knows the requests' form only; what they mean is in `Operations`.
+Knows only the form of the requests; what they mean is in `Operations`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REQUEST_MAX: Final = 4096
 """Bytes of a request."""
 
 LINGER: Final = 200
-"""Milliseconds `close` waits for a listener that does not take its last reply."""
+"""Milliseconds that `close` waits for a client that does not take its last reply."""
 
 TOPIC: Final = b"event"
 
@@ -105,7 +105,7 @@ class Control:
         return socket
 
     async def close(self) -> None:
-        """Answer nobody any more; may be opened again. Idempotent."""
+        """Answer no more requests; may be opened again. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,12 +123,10 @@ class Control:
             self._context = None
 
     def publish(self, event: c.Event) -> None:
-        """Hand an event to whoever listens."""
+        """Hand an event to all listeners."""
         if self._publisher is not None:
             while int(self._publisher.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                self._publisher.recv(
-                    zmq.NOBLOCK
-                )  # subscriptions; taken so that they do not pile up
+                self._publisher.recv(zmq.NOBLOCK)  # subscriptions, which would pile up
             self._publisher.send_multipart([TOPIC, c.encode(event)], zmq.NOBLOCK)
 
     # --- requests

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the requests of the command line do (`shared.control`)."""
+"""What the requests of the command line do (`shared.control`), and what they tell of a device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from shared.lifecycle_types import Hold
 from shared.version import version
 from supervisor.device.device import Device
 from supervisor.device.registry import Registry
+from supervisor.device.surroundings import DeviceSurroundings
 from supervisor.operator.rolling import Rolling, choose
-from supervisor.operator.status import status_of
-from supervisor.workers.surroundings import Services
 from supervisor.xenstore.snapshot import read_backend, read_frontend
 
 DEVICE_EVENTS: Final = 20
-"""Events of one device that `show` gives."""
+"""Events of one device in the answer to `show`."""
 
 VALUE_SHOWN: Final = 256
 """Bytes of a node's value that are shown."""
@@ -34,7 +33,7 @@ class Operations:
 
     def __init__(
         self,
-        services: Services,
+        around: DeviceSurroundings,
         registry: Registry[Device],
         *,
         reload: Callable[[], Awaitable[str]],
@@ -43,26 +42,26 @@ class Operations:
         xenstore_state: Callable[[], str],
         resources: Callable[[], dict[str, int]],
     ) -> None:
-        self._services = services
+        self._around = around
         self._registry = registry
         self._reload = reload
         self._upgrade = upgrade
         self._upgrades = upgrades
         self._xenstore_state = xenstore_state
         self._resources = resources
-        self._since = services.clock()
+        self._since = around.clock()
 
     def status(self) -> c.StatusReply:
         """All devices, in the order of their names."""
-        services = self._services
-        types = services.config.types
-        now = services.clock()
+        around = self._around
+        types = around.config.types
+        now = around.clock()
         return c.StatusReply(
             version=version(),
-            pid=services.supervisor_pid,
+            pid=around.supervisor_pid,
             uptime=now - self._since,
             xenstore=self._xenstore_state(),
-            hypervisor=services.hypervisor,
+            hypervisor=around.hypervisor,
             types={name: type_.handler for name, type_ in types.items() if type_.enabled},
             counters={
                 name: resolve(type_.handler).counters
@@ -77,11 +76,11 @@ class Operations:
     async def show(self, request: c.Show) -> c.ShowReply:
         """One device, its nodes and its last events; raises ConfigError, HostError."""
         device = self._find(request)
-        store = self._services.store
+        store = self._around.store
         backend = await read_backend(store, device.path)
         untrusted_frontend = await read_frontend(store, device.frontend_path)
         return c.ShowReply(
-            device=status_of(device, self._services.clock()),
+            device=status_of(device, self._around.clock()),
             counters=resolve(device.link.type_config.handler).counters,
             backend_path=device.path,
             frontend_path=device.frontend_path,
@@ -90,29 +89,29 @@ class Operations:
                 _printable(name.encode()): _printable(value)
                 for name, value in untrusted_frontend.items()
             },
-            events=self._services.events.last(DEVICE_EVENTS, request.device),
+            events=self._around.events.last(DEVICE_EVENTS, request.device),
         )
 
     def last_events(self, request: c.Events) -> c.EventsReply:
         """Newest events, oldest first."""
-        return c.EventsReply(events=self._services.events.last(request.count))
+        return c.EventsReply(events=self._around.events.last(request.count))
 
     def restart(self, request: c.Restart) -> c.Done:
         """Replace a worker; raises ConfigError, also for a device in quarantine."""
         device = self._find(request)
         if device.lifecycle.hold is Hold.QUARANTINED:
-            # Whoever replaces workers by the dozen must not let out what was locked away.
+            # Replacing workers by the dozen must not release one of them.
             text = "in quarantine, which only `xenbackd clear` ends"
             raise ConfigError(f"restart: {device.id}: {text}")
-        self._services.events.add("restart", str(device.id), "asked for by the operator")
+        self._around.events.add("restart", str(device.id), "asked for by the operator")
         device.replace_worker()
         return c.Done(text=f"{device.id}: worker is replaced")
 
     def clear(self, request: c.Clear) -> c.Done:
         """End what holds a device back and forget its failures; raises ConfigError."""
         device = self._find(request)
-        hold, failures = device.lifecycle.hold, device.link.policy.failures
-        self._services.events.add("clear", str(device.id), "asked for by the operator")
+        hold, failures = device.lifecycle.hold, device.link.succession.policy.failures
+        self._around.events.add("clear", str(device.id), "asked for by the operator")
         device.release()
         ended = f"{hold.value} ended, " if hold is not Hold.NONE else ""
         return c.Done(text=f"{device.id}: {ended}{failures} failures forgotten")
@@ -120,7 +119,7 @@ class Operations:
     async def restart_rolling(self, request: c.RestartRolling) -> c.Done:
         """Replace workers one after the other; raises ConfigError, HostError."""
         devices = choose(self._registry, request.targets)
-        rolling = Rolling(devices, self._services.events, request.parallel)
+        rolling = Rolling(devices, self._around.events, request.parallel)
         return c.Done(text=await rolling.run())
 
     async def upgrade(self) -> c.Done:
@@ -145,6 +144,37 @@ class Operations:
         if device is None:
             raise ConfigError(f"device: {name}: there is none of that name")
         return device
+
+
+def status_of(device: Device, now: float) -> c.DeviceStatus:
+    """One line of `status`, at the time `now` of the loop's clock."""
+    life, link = device.lifecycle, device.link
+    policy = link.succession.policy
+    return c.DeviceStatus(
+        device=str(device.id),
+        backend=str(life.backend),
+        frontend=str(life.frontend),
+        online=life.online,
+        phase=life.worker.value,
+        hold=_hold(device),
+        pid=link.pid,
+        generation=link.generation,
+        restarts=max(0, link.generation - 1),
+        failures=policy.failures,
+        last_failure=policy.last,
+        health=link.health.word,
+        error=device.reporter.text,
+        since=max(0.0, now - device.since),
+        counters=link.health.counters,
+        jail=link.jail.steps if link.jail else (),
+        jail_left_out=link.jail.left_out if link.jail else (),
+    )
+
+
+def _hold(device: Device) -> str:
+    if device.link.ending.unkillable:
+        return "unkillable"
+    return device.lifecycle.hold.value or ("" if device.lifecycle.enabled else "disabled")
 
 
 def _descriptors() -> int:

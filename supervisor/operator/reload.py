@@ -1,30 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""What a new configuration changes, and what it cannot change in a running supervisor."""
+"""A new configuration: what it changes, and what it cannot change in a running supervisor."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
+from config.errors import ConfigFileError
+from config.loader import load
 from config.model import Config, TypeConfig
 from shared import logs
+from shared.errors import ConfigError
 from shared.lifecycle_types import Hold
 from supervisor.device.device import Device
 from supervisor.device.registry import Registry
 from supervisor.device.scanner import Scanner
-from supervisor.workers.confinement.jails import jail_of, warn_of_weak
-from supervisor.workers.surroundings import Services
+from supervisor.device.surroundings import DeviceSurroundings
+from supervisor.workers.confinement.jails import check_unjailed, jail_of, warn_of_weak
+
+Override = Callable[[Config], Config]
+"""Puts what the command line says in the place of what the file says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Types by what happens to them, and the settings that wait for the next start."""
+    """Types by what happens to them, and settings that only count from the next start on."""
 
     switched_on: tuple[str, ...]
     switched_off: tuple[str, ...]
     changed: tuple[str, ...]
-    """On before and after, with other settings: new workers get them."""
+    """On before and after, with other settings, which new workers get."""
     next_start: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -66,7 +74,7 @@ def difference(old: Config, new: Config) -> Difference:
 
 
 def effective(old: Config, new: Config) -> Config:
-    """The new configuration with what a running supervisor cannot change left as it was."""
+    """The new configuration, except what a running supervisor cannot change."""
     kept = {
         name: msgspec.structs.replace(type_, handler=old.types[name].handler)
         if name in old.types and old.types[name].enabled
@@ -83,16 +91,26 @@ def effective(old: Config, new: Config) -> Config:
     )
 
 
-async def apply(
-    loaded: Config, services: Services, registry: Registry[Device], scanner: Scanner
+async def reload(
+    path: Path,
+    override: Override,
+    around: DeviceSurroundings,
+    registry: Registry[Device],
+    scanner: Scanner,
 ) -> str:
-    """Go on by a new configuration, as far as that is possible; says what is different.
+    """Put the file's configuration in force as far as possible; returns what is different.
 
     Raises:
-        HostError: a type that was switched on cannot be watched; all else is in force.
+        ConfigError: the file is wrong; nothing has changed.
+        HostError: a type that was switched on cannot be watched; everything else is in force.
     """
-    changes = difference(services.config, loaded)
-    config = services.config = effective(services.config, loaded)
+    try:
+        loaded = override(load(path))
+    except ConfigFileError as error:
+        raise ConfigError(str(error)) from error
+    check_unjailed(loaded)
+    changes = difference(around.config, loaded)
+    config = around.config = effective(around.config, loaded)
     logs.setup(config.log.level, config.log.format)
     warn_of_weak(config)
     for device in registry:
@@ -103,17 +121,17 @@ async def apply(
         scanner.disable(type_)
     for type_ in changes.switched_on:
         await scanner.enable(type_)
-    services.events.add("reload", "", str(changes))
+    around.events.add("reload", "", str(changes))
     return str(changes)
 
 
 def reconfigure(device: Device, type_config: TypeConfig, config: Config) -> None:
-    """New workers get the new options; a device that waits for the operator tries again."""
+    """Give new workers the new options; a device that waits for the operator tries again."""
     link = device.link
     before = link.type_config.log_level
     # Another handler would be another device behind a ring that is in use.
     link.type_config = msgspec.structs.replace(type_config, handler=link.type_config.handler)
-    link.policy.config = type_config.restart or config.restart
+    link.succession.policy.config = type_config.restart or config.restart
     if type_config.log_level != before:
         device.set_log_level(type_config.log_level or config.log.level)
     if device.lifecycle.hold is Hold.CONFIG:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Replaces workers one after the other while their guests use the devices.
 
-Each is a drained hand-over: the worker answers what is in flight, gives the ring back and ends, its
-successor takes the live ring up. At most `parallel` devices are between the two at one time. The
-first failure stops it: what made one worker fail would make the next one fail too. Those that were
-begun are then waited for, no other one is begun.
+Each is a drained hand-over: the worker answers what is in flight, gives the ring back and ends, and
+its successor takes up the live ring. At most `parallel` devices are between the two at one time.
+The first failure stops it, because what made one worker fail would make the next one fail too.
+Replacements that were begun are then waited for, and no other one is begun.
 
-A device is left out when it has no worker that is ready for a frontend or serves one: one in
-back-off, quarantine or without a frontend has nothing to hand over.
+A device is left out if no worker of it is ready for a frontend or serves one: a device in back-off,
+in quarantine or without a frontend has nothing to hand over.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Rolling:
         self._done = 0
 
     async def run(self) -> str:
-        """Replace all; says how many.
+        """Replace all; returns how many, in words.
 
         Raises:
-            HostError: one failed; the text says which, why, and how far it came.
+            HostError: one failed; the text says which, why, and how many were replaced.
         """
         waiting = list(reversed(self._devices))
 
@@ -64,22 +64,24 @@ class Rolling:
         link, before = device.link, device.lifecycle
         if before.worker not in _REPLACED:
             return  # its guest or its worker was quicker
-        generation, failures = link.generation, link.failures
+        generation, failures = link.generation, link.succession.failures
         changed = asyncio.Event()
         device.listeners.add(changed.set)
         self._events.add("restart", str(device.id), "rolling")
-        longest = link.longest_replacement
-        link.planned()
+        timeouts = link.timeouts
+        # The end of one worker, Hello of the next, its answers to two orders.
+        longest = link.drain + timeouts.hello + 2 * timeouts.hook
+        link.succession.planned()
         device.renew_worker()
         try:
             async with asyncio.timeout(longest):
                 while True:
                     now = device.lifecycle
-                    if link.failures != failures:
+                    if link.succession.failures != failures:
                         self._failed(device, device.reporter.text or "its worker failed")
                         return
                     served = link.generation > generation and now.worker is before.worker
-                    # A guest that closes or reboots meanwhile wants something else.
+                    # A guest that closes or reboots meanwhile does not wait for this worker.
                     if served or now.gone or now.backend is not before.backend:
                         self._done += 1
                         return
@@ -95,7 +97,7 @@ class Rolling:
 
 
 def choose(devices: Iterable[Device], targets: Sequence[str]) -> list[Device]:
-    """The devices that types and device names stand for, in the order of their names; all if none.
+    """The devices that `targets` (types and device names) stand for, sorted; all if there are none.
 
     Raises:
         ConfigError: a target stands for nothing.

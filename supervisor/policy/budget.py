@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Bounds on the restarts of all workers together, so that one tenant cannot eat the host.
 
-Two bounds: so many restarts of one domain's workers within a window, and a rate with a burst over
-all domains. First starts are free. Pure: time is passed in, in seconds, monotonic.
+There are two bounds: a number of restarts of one domain's workers within a window, and a rate with
+a burst over all domains. First starts are free. Pure: time is passed in, in seconds, monotonic.
 
-Who asks is given a turn, now or later, and need not ask again: so the order is that of the asking,
-nobody starves, and a domain at its bound takes no turn from others. A turn that is not used
-(the device went away) can be given back as long as it lies ahead.
+Each request is given a turn, now or later, and need not be repeated. So turns come in the order of
+the requests, nobody starves, and a domain at its bound takes no turn from others. A turn that will
+not be used (the device went away) can be given back until it comes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RestartBudget:
     def __init__(self) -> None:
         self._domains: dict[int, deque[float]] = {}
         self._full_at = float("-inf")
-        """When the burst over all domains is whole again (generic cell rate algorithm)."""
+        """When the burst over all domains is full again (generic cell rate algorithm)."""
 
     def turn(self, domid: int, now: float, limits: LimitsConfig) -> float:
         """When the next restart of one of the domain's workers may begin: `now` or later."""
@@ -39,14 +39,14 @@ class RestartBudget:
         elif len(self._domains) > SWEEP:
             self._sweep(now - limits.domain_window)
         if at == now:
-            # What lies far ahead is bounded by its own domain; it would block everybody here.
+            # A turn that lies ahead is bounded by its own domain; here it would block everybody.
             at = self._host_turn(now, limits)
         turns.append(at)
         self._domains[domid] = turns
         return at
 
     def give_back(self, domid: int, at: float) -> None:
-        """A turn that lies ahead will not be used."""
+        """A turn that has not come yet will not be used."""
         turns = self._domains.get(domid)
         if turns is not None and at in turns:
             turns.remove(at)
@@ -72,25 +72,25 @@ class Admission:
         self._free = True
 
     def wait(self, now: float, limits: LimitsConfig) -> float:
-        """Seconds until the start that is wanted may begin; 0 uses the turn up."""
+        """Seconds until the wanted start may happen; 0 uses the turn up."""
         if self._free:
             self._free = False
             return 0.0
         if self._turn is None:
             self._turn = self._budget.turn(self._domid, now, limits)
-        # A timer may go off a clock tick early.
+        # A timer may fire a clock tick early.
         if self._turn - now > 0.001:
             return self._turn - now
         self._turn = None
         return 0.0
 
     def waive(self, now: float) -> None:
-        """The next start is no restart by failure: the operator wants it."""
+        """The next start is no restart after a failure, so it needs no turn."""
         self._free = True
         self.withdraw(now)
 
     def withdraw(self, now: float) -> None:
-        """Nothing is waited for any more."""
+        """The start is not wanted any more: give the turn back."""
         if self._turn is not None and self._turn > now:
             self._budget.give_back(self._domid, self._turn)
         self._turn = None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""From the exit status of a worker to what it means.
+"""What the exit status of a worker means.
 
-Source of the numbers: `shared.errors` (sysexits.h). A status is as multiprocess gives it: exit
-code, or minus the signal's number; None where nobody knows, as when the fork server died first.
-What the status cannot tell (that we killed it, and why) the caller knows.
+Source of the numbers: `shared.errors` (sysexits.h). A status is as multiprocess gives it: an exit
+code, or minus the signal's number, or None where it is not known because the fork server died
+first. The status does not tell that we killed the worker, and why; the caller knows that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CODES = {
 
 
 def classify(status: int | None) -> ExitKind:
-    """The kind of an end; whatever is not known is a crash."""
+    """The kind of an end; any unknown status is a crash."""
     return ExitKind.CRASH if status is None else _CODES.get(status, ExitKind.CRASH)
 
 
@@ -55,7 +55,7 @@ def remark(kind: ExitKind) -> str:
 
 
 def blame_of(kind: ExitKind) -> Blame:
-    """Who has to act."""
+    """Who is to blame for an end."""
     for blame, known in KIND_OF_BLAME.items():
         if known is kind:
             return blame

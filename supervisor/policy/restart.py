@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""What follows the end of a worker: at once, after a pause, or not without somebody's word.
+"""Whether the end of a worker is followed by another one: at once, after a pause, or not at all.
 
 Pure: time and chance are passed in. `RULES` says for each kind of end what is done;
 `supervisor.policy.table` prints it. One `RestartPolicy` per device remembers its failures.
 
-The first failure is answered by a successor at once, because most are single events and a guest
-waits. The next ones wait longer and longer, with jitter so that many devices hit by one cause do
-not come back in step. Too many within the window end in quarantine, which only the operator (or a
-device made anew by the toolstack) ends: a worker that a guest can crash must not be a service for
-trying exploits. An uninterrupted time of service makes earlier failures forgotten.
+After the first failure a successor starts at once, because most failures are single events and a
+guest waits. After the next ones it waits longer and longer, with jitter so that many devices hit by
+one cause do not come back in step. Too many failures within the window end in quarantine, which
+only the operator (or a device that the toolstack made again) ends: a worker that a guest can crash
+must not be a service for trying exploits. After an uninterrupted time of service earlier failures
+are forgotten.
 
 Does not know what other devices do: `supervisor.policy.budget` bounds their sum.
 """
@@ -29,26 +30,26 @@ from shared.lifecycle_types import Hold
 
 
 class ExitKind(enum.Enum):
-    """Why a worker is no more."""
+    """Why a worker has ended."""
 
     CLEAN = "clean"
     RENEW = "renew"
-    """Asked to open what its jail does not let it open: a successor will."""
+    """It was asked to open what its jail does not let it open; a successor will."""
     CONFIG = "config"
     GUEST = "guest"
     HOST = "host"
     CRASH = "crash"
-    """Died of a signal or of an exception nobody expected, or broke the message schema."""
+    """It died of a signal or of an unexpected exception, or broke the message schema."""
     KILLED = "killed"
-    """SIGKILL, and neither we nor the kernel for want of memory sent it."""
+    """SIGKILL, sent neither by us nor by the kernel for lack of memory."""
     OOM = "oom"
-    """SIGKILL by the kernel for want of memory."""
+    """SIGKILL by the kernel for lack of memory."""
     HANG = "hang"
-    """Missed a deadline and was killed for it."""
+    """It missed a deadline and was killed for it."""
     SECURITY = "security"
     """SIGSYS: a system call that its jail does not allow."""
     SPAWN = "spawn"
-    """Never came to life."""
+    """It never came to life."""
 
 
 KIND_OF_BLAME = {
@@ -81,7 +82,7 @@ class Counts(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: how the end is recognised, for people, and what it leads to."""
+    """One row: how the end is recognised (text for people), and what it leads to."""
 
     seen: str
     answer: Answer
@@ -126,7 +127,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class _Window:
-    """Moments within the last `seconds`."""
+    """Moments of the recent past."""
 
     def __init__(self, moments: Iterable[float] = ()) -> None:
         self._moments = list(moments)
@@ -135,7 +136,7 @@ class _Window:
         return iter(self._moments)
 
     def add(self, now: float, seconds: float) -> int:
-        """Note one more; how many there are now."""
+        """Note one more; returns how many there are within the last `seconds`."""
         self._moments = [at for at in self._moments if now - at < seconds]
         self._moments.append(now)
         return len(self._moments)
@@ -150,7 +151,7 @@ class RestartPolicy:
     def __init__(self, config: RestartConfig, chance: Callable[[], float] = random.random) -> None:
         self.config = config
         self.last = ""
-        """Kind of the last failure, the guest's included; "" while all is forgotten."""
+        """Kind of the last failure, including the guest's; "" when all is forgotten."""
         self._chance = chance
         self._counted, self._host, self._guest = _Window(), _Window(), _Window()
         self._streak = 0
@@ -158,7 +159,7 @@ class RestartPolicy:
 
     @property
     def failures(self) -> int:
-        """Failures of ours and of the host's that are not forgotten yet."""
+        """Failures of ours and of the host that are not forgotten yet."""
         return self._streak
 
     @property
@@ -184,16 +185,16 @@ class RestartPolicy:
         self._streak, self.last = memory.streak, memory.last
 
     def connected(self, now: float) -> None:
-        """The device is Connected and served; may be said more than once."""
+        """The device is Connected and served. May be called more than once."""
         if self._connected_at is None:
             self._connected_at = now
 
     def disconnected(self) -> None:
-        """The device is not served any more; not by failure, or `ended` follows."""
+        """The device is not Connected any more; if by failure, `ended` follows."""
         self._connected_at = None
 
     def reset(self) -> None:
-        """Forget everything: the operator asked, or what was complained about has changed."""
+        """Forget everything: the operator wants it, or the cause of the failures has changed."""
         for window in (self._counted, self._host, self._guest):
             window.clear()
         self._streak = 0
@@ -217,7 +218,7 @@ class RestartPolicy:
         return self._back_off()
 
     def _is_too_much(self, rule: Rule, now: float) -> bool:
-        """Count the failure; whether it ends in quarantine."""
+        """Count the failure; returns whether it ends in quarantine."""
         config = self.config
         if rule.counts is Counts.GUEST:
             return self._guest.add(now, config.guest_window) >= config.guest_faults

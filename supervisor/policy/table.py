@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The restart policy for people: `python -m supervisor.policy.table` prints it as Markdown.
+"""Prints the restart policy as Markdown: `python -m supervisor.policy.table`.
 
 Two tables: what each kind of a worker's end leads to, and the figures with their defaults.
 """

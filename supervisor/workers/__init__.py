@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""Worker processes: how they are started, spoken to, watched, ended and adopted.
+
+What a worker is to do next is decided above, by its device.
+"""

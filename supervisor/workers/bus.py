@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The ZeroMQ socket all workers talk to.
+"""The ZeroMQ socket that all workers talk to.
 
 Trust: a worker may have been taken over by its guest, and any process that may open the socket's
-path can connect. So who speaks is taken from the kernel and not from the message: ZeroMQ gives the
-peer's credentials (`Peer-Address`, SO_PEERCRED: those of the moment it connected) with each frame,
-and the first message of a connection must be the Hello (or the Failed, where it gets no further)
-of a process that we started, for its own device and generation, under our user id (before it has
-entered its jail) or its own. From then on the connection, which ZeroMQ names by a
-routing id it chose itself, stands for that worker.
+path can connect. So the kernel says who speaks, not the message: ZeroMQ gives the peer's
+credentials (`Peer-Address`, SO_PEERCRED: those of the moment it connected) with each frame. The
+sender must be a process that we started, under our user id (before it has entered its jail) or its
+own. Which of its messages fit: `supervisor.workers.peer`.
 
-Rules: a message that does not fit (schema, device, generation, sequence, a second connection)
-from a worker ends that worker; from a stranger it is dropped. A worker of an earlier supervisor
-(`adopt`) may begin with anything: it is told to its listener, which sends `Adopt`, and what comes
-before the answer, `Present`, is dropped, for `Present` says it all. Messages are at most
-`WORKER_MESSAGE_MAX` bytes, queues at most `BUS_QUEUE_MAX` messages long.
+Rules: a message from a worker that does not fit (schema, device, generation, sequence, a second
+connection) ends that worker; from a stranger it is dropped. When a worker of an earlier supervisor
+connects, its listener is told, which sends `Adopt`. Messages have at most `WORKER_MESSAGE_MAX`
+bytes, queues at most `BUS_QUEUE_MAX` messages.
 
 The descriptor of a ZeroMQ socket is edge-triggered: it fires when the socket's state changes, not
 while there is something to read. Hence `drain` reads until nothing is left and is called after
-every send as well; it gives the loop its turn after `BATCH` messages. After a look that brought
+every send as well. It gives the loop its turn after `BATCH` messages. After a look that brought
 nothing but beats the descriptor is left alone for `REST`: hundreds of idle workers then cost one
 wake-up for many beats instead of one for each. There is no rest while a worker's Hello or answer is
-due, for a guest may be waiting for it.
+due, because a guest may be waiting for it.
 
 Does not know devices or life cycles; it hands decoded messages to a `BusListener`.
 """
@@ -32,9 +29,8 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 import zmq
 
@@ -45,17 +41,14 @@ from shared.messages import (
     Adopt,
     Beat,
     Disconnect,
-    Failed,
-    FromWorker,
-    Hello,
     Init,
     Initialise,
     Message,
-    Present,
     decode_from_worker,
     encode,
 )
 from shared.ratelimit import RateLimit
+from supervisor.workers.peer import BusListener, Credentials, Peer, credentials
 
 _log = logging.getLogger("xenbackd.bus")
 
@@ -72,48 +65,8 @@ BATCH: Final = 128
 REST: Final = 0.02
 """Seconds in which beats pile up; the longest that a message nobody asked for then waits."""
 
-MESSAGES_BURST: Final = 256
-MESSAGES_PERIOD: Final = 0.02
-"""A worker may send that many messages at once and then one per period (seconds), answers to orders
-apart. It needs about one a second; the burst is for what piled up while the supervisor was
-stopped."""
-
 PARKED_MAX: Final = 64
 """Hellos kept of processes whose pid the fork server has not told us yet."""
-
-
-class BusListener(Protocol):
-    """Who takes the messages of one worker: the device."""
-
-    def worker_said(self, message: FromWorker) -> None:
-        """A message that is authentic, well-formed and in sequence; its content is not trusted."""
-
-    def worker_came_back(self) -> None:
-        """An earlier supervisor's worker is connected: it can be sent `Adopt`."""
-
-    def worker_broke_protocol(self, error: BackendBug) -> None:
-        """The worker sent what no worker of ours sends; it must not live on."""
-
-
-@dataclass(slots=True)
-class _Peer:
-    device: DeviceId
-    generation: int
-    pid: int
-    uid: int
-    """User id of its own, in its jail; ours or 0 if it has none."""
-    listener: BusListener
-    route: bytes | None = None
-    received: int | None = None
-    budget: RateLimit = field(default_factory=lambda: RateLimit(MESSAGES_BURST, MESSAGES_PERIOD))
-    sent: int = 0
-    adopting: bool = False
-    """An earlier supervisor's, and `Present` has not come yet."""
-
-
-class _Credentials(NamedTuple):
-    pid: int
-    uid: int
 
 
 class Bus:
@@ -124,22 +77,22 @@ class Bus:
         self.path = path
         self._clock: Callable[[], float] = time.monotonic
         self._socket: zmq.Socket[bytes] | None = None
-        self._by_pid: dict[int, _Peer] = {}
-        self._by_route: dict[bytes, _Peer] = {}
-        self._by_device: dict[DeviceId, _Peer] = {}
-        self._parked: dict[_Credentials, tuple[bytes, bytes]] = {}
+        self._by_pid: dict[int, Peer] = {}
+        self._by_route: dict[bytes, Peer] = {}
+        self._by_device: dict[DeviceId, Peer] = {}
+        self._parked: dict[Credentials, tuple[bytes, bytes]] = {}
         self._uid = os.geteuid()
         self._drain_scheduled = False
         self._resting: asyncio.Handle | None = None
         self._due: set[DeviceId] = set()
-        """Whose worker owes us a Hello or an answer."""
+        """Devices whose worker owes us a Hello or an answer."""
         self._beats = self._others = 0
         """Messages taken since the last look at the descriptor."""
         self._strangers = RateLimit(10, 6.0)
         self.starts_pending: Callable[[], bool] = lambda: False
         """Whether there may be a worker whose pid is not known here yet."""
         self.dropped = 0
-        """Messages of strangers and of workers that are no more."""
+        """Messages of strangers and of workers that are over."""
 
     def open(self) -> None:
         """Bind the socket and listen.
@@ -160,7 +113,8 @@ class Bus:
         except zmq.ZMQError as error:
             socket.close()
             raise HostError(f"worker socket: {self.path}: {error}") from error
-        # For jailed workers that come back; who keeps others out: supervisor.workers.confinement.door.
+        # For jailed workers that come back; others are kept out by
+        # `supervisor.workers.confinement.door`.
         self.path.chmod(0o666 if self._uid == 0 else 0o600)
         self._socket = socket
         asyncio.get_running_loop().add_reader(socket.FD, self._look)
@@ -180,26 +134,26 @@ class Bus:
         self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
     ) -> None:
         """A worker was forked: its Hello may come. `uid` is 0 if it has none of its own."""
-        self._add(_Peer(device, generation, pid, uid, listener))
+        self._add(Peer(device, generation, pid, uid, listener))
 
     def adopt(
         self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
     ) -> None:
         """A worker of an earlier supervisor may come back."""
-        self._add(_Peer(device, generation, pid, uid, listener, adopting=True))
+        self._add(Peer(device, generation, pid, uid, listener, adopting=True))
 
-    def _add(self, peer: _Peer) -> None:
+    def _add(self, peer: Peer) -> None:
         self._await(peer.device)
         self._by_pid[peer.pid] = self._by_device[peer.device] = peer
         for sender in [one for one in self._parked if one.pid == peer.pid]:
             parked = self._parked.pop(sender)
-            if self._is_its(peer, sender):
+            if peer.is_sender(sender, self._uid):
                 self._take(peer, *parked)
             else:
                 self.dropped += 1
 
     def forget(self, device: DeviceId) -> None:
-        """The worker is dead; whatever still arrives of it is dropped."""
+        """The worker is dead; what still arrives of it is dropped."""
         peer = self._by_device.pop(device, None)
         self._due.discard(device)
         if peer is not None:
@@ -216,7 +170,7 @@ class Bus:
         """Queue a message for the worker of `message.device`.
 
         Returns whether it was queued: not when the worker has not said Hello, has gone, or has
-        let `BUS_QUEUE_MAX` messages lie.
+        left `BUS_QUEUE_MAX` messages unread.
         """
         peer = self._by_device.get(message.device)
         if self._socket is None or peer is None or peer.route is None:
@@ -231,7 +185,7 @@ class Bus:
             self._schedule_drain()
         peer.sent = message.seq + 1
         if isinstance(message, _ANSWERED):
-            # A guest decides how often its worker is asked: the answer is not counted against it.
+            # A guest decides how often its worker is asked: the answer does not count against it.
             peer.budget.give()
             self._await(message.device)
         return True
@@ -241,7 +195,7 @@ class Bus:
     def _await(self, device: DeviceId) -> None:
         self._due.add(device)
         if self._resting is not None:
-            # Not now: whoever sends is not prepared for messages that are handed out meanwhile.
+            # Not now: the sender is not prepared for messages that are handed out meanwhile.
             self._resting.cancel()
             self._resting = asyncio.get_running_loop().call_soon(self._rested)
 
@@ -285,33 +239,32 @@ class Bus:
         self._schedule_drain()
 
     def _introduce(self, route: bytes, frames: list[zmq.Frame]) -> None:
-        """First message of a connection: only now are its credentials looked at, for they stay."""
-        sender = _credentials(frames[-1])
+        """First message of a connection: its credentials do not change, so they are read once."""
+        sender = credentials(frames[-1])
         peer = self._by_pid.get(sender.pid)
-        if peer is None or not self._is_its(peer, sender):
+        if peer is None or not peer.is_sender(sender, self._uid):
             self._stranger(route, sender, frames[-1])
         else:
             self._accept(peer, route, [frame.bytes for frame in frames])
 
-    def _is_its(self, peer: _Peer, sender: _Credentials) -> bool:
-        return sender.uid in (self._uid, peer.uid or self._uid)
-
-    def _accept(self, peer: _Peer, route: bytes, untrusted_frames: list[bytes]) -> None:
+    def _accept(self, peer: Peer, route: bytes, untrusted_frames: list[bytes]) -> None:
         if len(untrusted_frames) == 1:
             self._take(peer, route, untrusted_frames[0])
         else:
             self._malformed(peer, f"{len(untrusted_frames)} frames")
 
-    def _take(self, peer: _Peer, route: bytes, untrusted_data: bytes) -> None:
+    def _take(self, peer: Peer, route: bytes, untrusted_data: bytes) -> None:
+        known = peer.route is not None
         try:
             if not peer.budget.allow(self._clock()):
                 raise BackendBug("more messages than a worker has to say")
             message = decode_from_worker(untrusted_data)
-            known = peer.route is not None
-            self._check(peer, route, message)
+            peer.check(route, message)
         except BackendBug as error:
             self._malformed(peer, str(error))
             return
+        if not known:
+            self._by_route[route] = peer
         if peer.adopting:
             if not known:
                 peer.listener.worker_came_back()
@@ -324,31 +277,9 @@ class Bus:
         peer.received = message.seq
         peer.listener.worker_said(message)
 
-    def _check(self, peer: _Peer, route: bytes, message: FromWorker) -> None:
-        """Hold a message against what is known of its sender."""
-        if message.device != peer.device or message.generation != peer.generation:
-            raise BackendBug(f"speaks for {message.device}, generation {message.generation}")
-        if peer.route is None:
-            if not (peer.adopting or isinstance(message, Hello | Failed)):
-                raise BackendBug(f"{type(message).__name__} before Hello")
-            peer.route = route
-            self._by_route[route] = peer
-            return
-        if route != peer.route:
-            raise BackendBug("opened a second connection")
-        if peer.adopting:
-            if isinstance(message, Present) and message.seq == 0:
-                peer.adopting = False
-            return
-        if isinstance(message, Present):
-            raise BackendBug("Present without Adopt")
-        assert peer.received is not None
-        if message.seq != peer.received + 1:
-            raise BackendBug(f"message {message.seq} after message {peer.received}")
-
-    def _stranger(self, route: bytes, sender: _Credentials, frame: zmq.Frame) -> None:
-        # The fork server's word about the pid of a worker may come after the worker's own first
-        # message, and a worker of an earlier supervisor before its device is taken up; any process
+    def _stranger(self, route: bytes, sender: Credentials, frame: zmq.Frame) -> None:
+        # The fork server may tell the pid of a worker after the worker's own first message came,
+        # and a worker of an earlier supervisor may speak before its device is taken up. Any process
         # of the host can also be the sender, hence the bound.
         if not self.starts_pending():
             self._parked.clear()
@@ -363,16 +294,7 @@ class Bus:
                 sender.uid,
             )
 
-    def _malformed(self, peer: _Peer, cause: str) -> None:
+    def _malformed(self, peer: Peer, cause: str) -> None:
         self.forget(peer.device)
         error = BackendBug(f"message of worker: {peer.device}: process {peer.pid}: {cause}")
         peer.listener.worker_broke_protocol(error)
-
-
-def _credentials(frame: zmq.Frame) -> _Credentials:
-    """Who sent it, as the kernel says: "localhost:UID:GID:PID"; -1 if ZeroMQ does not know."""
-    try:
-        _, uid, _, pid = str(frame.get("Peer-Address")).split(":")
-        return _Credentials(int(pid), int(uid))
-    except (zmq.ZMQError, ValueError):
-        return _Credentials(-1, -1)

@@ -4,22 +4,26 @@
 Built on multiprocess's forkserver, asked for explicitly (its default is plain fork). What differs
 from `Process.start()`, and why:
 
-- the pid is not waited for: the fork server answers when it has forked, which takes a third of a
-  second while it still preloads; the supervisor's loop must not stand still for that;
-- what is asked for goes over the pipe as it is and not as a pickled `Process` (`shared.forked`):
-  nothing is unpickled or set up in a worker that it does not need;
-- nothing is terminated or joined at the supervisor's exit behind its back.
+- Nobody waits for the pid. The fork server answers when it has forked, which takes a third of a
+  second while it still preloads, and the supervisor's loop must not stand still for that.
+- The request goes over the pipe as it is, not as a pickled `Process` (`shared.forked`): nothing is
+  unpickled or set up in a worker that it does not need.
+- Nothing is terminated or joined behind the supervisor's back at its exit.
 
-Invariants: the supervisor never calls `waitpid(-1)`, which would steal the fork server's status;
-a worker's exit status comes through the pipe the fork server keeps for it, which also says that
-the process has been reaped.
+Invariants: the supervisor never calls `waitpid(-1)`, which would steal the fork server's status.
+A worker's exit status comes through the pipe that the fork server keeps for it, which also says
+that the process has been reaped. When the fork server dies, its workers live on: they are forks of
+it and do not need it any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -29,15 +33,21 @@ from multiprocess import forkserver, process, resource_tracker, util
 from shared import forked
 from shared.errors import HostError
 
+_log = logging.getLogger("xenbackd.spawner")
+
 _ROOT: Final = str(Path(forked.__file__).parent.parent)
 """Directory of our packages: not on the fork server's path when run from a checkout."""
 
+SHORT_LIFE: Final = 1.0
+"""Seconds; a fork server that died sooner is started again only when a worker needs it. Devices
+back off, so that does not spin."""
+
 
 class Launch:
-    """One child asked of the fork server.
+    """One child that the fork server is asked for.
 
     `sentinel` is a descriptor that becomes readable twice: with the pid after the fork, and with
-    the exit status after the child was reaped (or with nothing when the fork server died).
+    the exit status after the child was reaped (or with nothing if the fork server died).
     """
 
     def __init__(
@@ -68,7 +78,7 @@ class Launch:
         return self.pid
 
     def read_status(self) -> int | None:
-        """Take the exit status when `sentinel` is readable again; None if nobody knows it."""
+        """Take the exit status when `sentinel` is readable again; None if it is not known."""
         try:
             return int(forkserver.read_signed(self.sentinel))
         except (OSError, EOFError):
@@ -84,8 +94,8 @@ class Launch:
 class ForkServer:
     """Starts the fork server when it is needed, and again when it has died.
 
-    It lives until both whoever started it and the last of its workers have ended: it is their
-    parent and reaps them, also when the supervisor is another one by then.
+    It lives until the process that started it and the last of its workers have both ended: it is
+    their parent and reaps them, even when another supervisor runs by then.
     """
 
     def __init__(
@@ -94,7 +104,7 @@ class ForkServer:
         """`directory` is where its socket is made. `device_types` are loaded too.
 
         What an earlier fork server left in the directory is removed: one that still waits for its
-        last worker is asked for nothing any more.
+        last worker is not asked for anything any more.
         """
         self._directory = directory
         self._device_types = " ".join(device_types)
@@ -117,7 +127,7 @@ class ForkServer:
             self._make_directory()
             with self._environment():
                 self._server.ensure_running()
-        except ChildProcessError:  # reaped by someone else: gone, all the same
+        except ChildProcessError:  # reaped by somebody else: gone all the same
             self._server._forkserver_pid = None
             self.ensure_running()
         except OSError as error:
@@ -128,8 +138,8 @@ class ForkServer:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             for socket in self._directory.iterdir():
                 socket.unlink()
-        # multiprocess would make one in /tmp, which a process that is killed or replaced by
-        # execve leaves behind.
+        # multiprocess would make one in /tmp, and a process that is killed or replaced by execve
+        # leaves it behind.
         process.current_process()._config["tempdir"] = str(self._directory)
 
     def connect(self, fds: Sequence[int]) -> tuple[int, int]:
@@ -145,7 +155,7 @@ class ForkServer:
             except ChildProcessError:  # as in ensure_running
                 self._server._forkserver_pid = None
             except OSError as error:
-                # It may have died between the look and the call; the next look sees that.
+                # It may have died between its check and the call; the next check sees that.
                 if error.errno not in (errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET):
                     raise HostError(f"start of a worker: fork server: {error}") from error
             else:
@@ -153,7 +163,7 @@ class ForkServer:
         raise HostError("start of a worker: fork server: dies as soon as it is started")
 
     def processes(self) -> list[int]:
-        """The fork server and the helper it brings: they live as long as its workers."""
+        """The fork server and multiprocess's helper: they live as long as its workers."""
         helper = resource_tracker._resource_tracker._pid
         return [pid for pid in (self.pid, helper) if pid is not None]
 
@@ -189,3 +199,55 @@ class ForkServer:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+
+
+class ForkWatch:
+    """Watches the fork server of one spawner. Used in the loop's thread."""
+
+    def __init__(self, server: ForkServer) -> None:
+        self._server = server
+        self._pidfd: int | None = None
+        self._since = 0.0
+
+    def open(self) -> None:
+        """Start the fork server if it does not run, and watch it.
+
+        Raises:
+            HostError: it cannot be started.
+        """
+        self._server.ensure_running()
+        self.look()
+
+    def look(self) -> None:
+        """Watch it if it runs: a start of a worker may have started it."""
+        if self._pidfd is None and self._server.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self._server.pid)
+                loop = asyncio.get_running_loop()
+                loop.add_reader(self._pidfd, self._died)
+                self._since = loop.time()
+
+    def close(self) -> None:
+        """Watch it no longer. Idempotent."""
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def hangs(self) -> None:
+        """It does not answer: killed, it is dealt with like one that died."""
+        _log.error("fork server: process %s: does not answer: kill", self._server.pid)
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _died(self) -> None:
+        _log.error("fork server: process %s: died", self._server.pid)
+        self.close()
+        if asyncio.get_running_loop().time() - self._since < SHORT_LIFE:
+            return
+        # Now, so that the next worker does not have to wait for the preloading.
+        try:
+            self.open()
+        except HostError as error:
+            _log.error("%s", error)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The journal files of the devices: where they lie and when they end.
+"""The journal files of the devices: where they are and when they are removed.
 
-One file per device in `<runtime_dir>/journal`, named `<type>-<domid>-<devid>`; the worker makes,
+One file per device in `<runtime_dir>/journal`, named `<type>-<domid>-<devid>`; the worker creates,
 locks and writes it (worker/journal.py). It must outlive every worker of a live device, or the next
-one does not know what is in flight; so it is removed only for a device whose directory is gone, and
-never while somebody has its lock: a second file under the name would be a second lock.
+one does not know what is in flight. So it is removed only for a device whose directory is gone, and
+never while a process holds its lock: a second file of that name would be a second lock.
 
 Does not look into them.
 """
@@ -50,7 +50,7 @@ class Journals:
         return self.directory / f"{device.type}-{device.domid}-{device.devid}"
 
     def remove(self, device: DeviceId) -> None:
-        """The device is gone; a worker that is still there keeps its file, for `sweep` to find."""
+        """The device is gone. A worker that is still there keeps its file, for `sweep` to find."""
         path = self.path(device)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -67,10 +67,10 @@ class Journals:
             _log.error("journal: %s: %s: left behind", path, error.strerror)
 
     async def sweep(self, store: Store, own_path: str) -> None:
-        """Remove what devices left that went while nobody served.
+        """Remove the journals of devices that went away while nobody served.
 
-        A device that is not served, but whose directory is there, keeps its journal: its type may
-        be switched on again while its ring is live.
+        A device that is not served keeps its journal as long as its directory is there: its type
+        may be switched on again while its ring is live.
         """
         for path in sorted(self.directory.iterdir()):
             try:

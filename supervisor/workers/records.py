@@ -2,19 +2,19 @@
 """What a supervisor leaves for its successor: one file and one lock per device that has a worker.
 
 `<runtime_dir>/workers/<type>-<domid>-<devid>` says which process serves the device and what it was
-connected with. Written before the fork (without a pid), after it and whenever what it says
-changes, in place of the old one by rename. When the worker is known dead it is removed, unless
-failures are remembered: then it stays, without a process. A file that cannot be read counts as
-none. Mode 0600 in a directory of mode 0700: nobody but the supervisor's user can say that a process
-is a worker.
+connected with. It is written before the fork (without a pid), after it and each time its content
+changes; a rename puts it in the place of the old one. It is removed when the worker is known dead,
+unless failures are remembered: then it stays, without a process. A file that cannot be read counts
+as none. It has mode 0600 in a directory of mode 0700: nobody but the supervisor's user can claim
+that a process is a worker.
 
 `….lock` is a lock (flock) on the device. The worker inherits the only descriptor that holds it, so
-it ends with the worker however that ends, and whatever became of the file: it is what keeps two
-workers off one device. Neither this lock nor the file is on a disk that outlives the kernel.
+the lock ends with the worker, in any way that it ends, even if the file is lost: this is what keeps
+two workers off one device. Neither this lock nor the file is on a disk that outlives the kernel.
 
 A process is known by pid and start time (proc_pid_stat(5), field 22). The descriptor of the
-process (pidfd) is opened first and the start time compared then: from there on the number may be
-given to another process, the descriptor stays with the one that was looked at.
+process (pidfd) is opened before the start time is compared. From then on the number may be given
+to another process, but the descriptor stays with the one that was compared.
 
 Does not talk to workers and decides nothing.
 """
@@ -39,6 +39,7 @@ from shared.device_id import DeviceId
 from shared.device_types import DeviceType
 from shared.errors import ConfigError, HostError
 from supervisor.policy.restart import Memory
+from supervisor.workers.confinement.jails import KeptJail
 
 _log = logging.getLogger("xenbackd.records")
 
@@ -66,7 +67,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     start_time: int = 0
     """Clock ticks since boot."""
     uid: int = 0
-    """User id of its own, which nobody else is given while it lives; 0: it has none."""
+    """User id of its own, which no other worker gets while it lives; 0: it has none."""
     cgroup: str = ""
     """Directory of its control group; "" if it has none of its own."""
     quarantined: bool = False
@@ -83,6 +84,15 @@ class Orphan:
     pidfd: int | None
 
 
+def kept_jails(orphans: Mapping[DeviceId, Orphan]) -> dict[DeviceId, KeptJail]:
+    """What living workers of an earlier supervisor have of their jails."""
+    return {
+        device: KeptJail(orphan.record.uid, orphan.record.cgroup)
+        for device, orphan in orphans.items()
+        if orphan.pidfd is not None
+    }
+
+
 class Records:
     """The files and locks below one runtime directory."""
 
@@ -90,7 +100,7 @@ class Records:
         self._directory = runtime_dir / DIRECTORY
 
     def load(self) -> dict[DeviceId, Orphan]:
-        """Make the directory, sweep what is over, and say what is left.
+        """Make the directory, remove what is over, and return what is left.
 
         Raises:
             HostError: the directory cannot be used.
@@ -110,9 +120,9 @@ class Records:
         return found
 
     def write(self, record: WorkerRecord) -> None:
-        """Replace a device's file. A failure is logged: the worker is then not adopted but ended.
+        """Replace a device's file. A failure is logged: the worker will be ended, not adopted.
 
-        A crash of the host takes the workers along, so nothing is synchronised to the disk.
+        A crash of the host ends the workers too, so nothing is synchronised to the disk.
         """
         path = self._path(record.device)
         new = path.with_suffix(_NEW)
@@ -127,8 +137,8 @@ class Records:
     def remove(self, device: DeviceId) -> None:
         """The worker is known dead, or was never heard of.
 
-        A lock that is held all the same stays: a fork server that was killed may have forked
-        without saying so, and under another lock there would be a second worker beside that one.
+        A lock that is still held stays: a fork server that was killed may have forked without
+        saying so, and under another lock a second worker would start beside that one.
         """
         with contextlib.suppress(OSError):
             self._path(device).unlink()
@@ -136,10 +146,10 @@ class Records:
             _sweep_lock(self._lock_path(device))
 
     def lock(self, device: DeviceId) -> int | None:
-        """Take the device; a descriptor that holds it, None while a worker does.
+        """Take the device: a descriptor that holds it, or None while a worker holds it.
 
         Raises:
-            HostError: it cannot be asked.
+            HostError: the lock cannot be asked for.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -223,13 +233,13 @@ def _sweep_lock(path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
     except BlockingIOError:
-        return  # of an orphan, of a process that was being forked, or of one nobody was told of
+        return  # held by an orphan, by a child that was being forked, or by one nobody knows of
     finally:
         os.close(descriptor)
 
 
 def _open_process(pid: int, started: int) -> int | None:
-    """Descriptor of the process of that number and start; None if it is dead."""
+    """Descriptor of the process of that number and start time; None if it is dead."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:

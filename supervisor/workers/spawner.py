@@ -3,15 +3,15 @@
 
 Invariants:
 
-- Never two processes for one device: asking for a second one while the first is not known dead is
-  a bug of ours and refused. A process of an earlier supervisor that nobody knows of holds the
-  device's lock (`supervisor.workers.records`): it is looked for and killed, and nothing is started before
-  the lock is free.
+- Never two processes for one device: it is a bug of ours, and refused, to ask for a second one
+  while the first is not known dead. Before anything is started the lock of the device must be
+  free (`supervisor.workers.locks`).
 - Dead means: the pidfd says that no thread is left, and the fork server has reaped the process.
-  Only then does `exited` reach the owner, exactly once for each `start` or `adopt`. An adopted
-  process was another supervisor's: its pidfd alone says so, and nobody learns its exit status.
+  Only then is `worker_exited` called, exactly once for each `start` or `adopt`. An adopted process
+  was another supervisor's: its pidfd alone says that it is dead, and nobody learns its exit status.
 - At most `parallel` workers are between fork and Hello; the others wait in the order they came.
-- A fork server that does not answer in time is killed and replaced; workers need it no more.
+- A fork server that does not answer in time is killed and replaced; its workers do not need it any
+  more.
 - Signals go through the pidfd, so they cannot reach a process that inherited the number.
 
 Does not decide anything about restarts and knows nothing of messages.
@@ -33,46 +33,21 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, HostError
 from shared.worker_spec import WorkerSpec
 from supervisor.timer import Timer
-from supervisor.workers.forking import ForkServer, Launch
+from supervisor.workers.ends import KILL_PATIENCE
+from supervisor.workers.forking import ForkServer, ForkWatch, Launch
+from supervisor.workers.locks import Locks, LockWait
 
 _log = logging.getLogger("xenbackd.spawner")
 
 ENTRY_POINT: Final = "worker.main:run"
 PRELOAD: Final = ("worker.preload",)
 
-SERVER_SHORT_LIFE: Final = 1.0
-"""Seconds; a fork server that died sooner is started again only when a worker needs it."""
-
-
 FORK_PATIENCE: Final = 120.0
-"""Seconds the fork server has for an answer, its preloading on a busy machine included."""
+"""Seconds the fork server has for an answer, including its preloading on a busy machine."""
 
 
-LOCK_RETRY: Final = 0.1
-"""Seconds between two looks at a lock that is held; a lock has no descriptor to wait for."""
-
-LOCK_PATIENCE: Final = 20
-"""Looks before its holder is killed. A worker that had just been forked when its supervisor died
-ends by itself, and until it is forked the lock is on its way to it. If the kill does not help, the
-next one comes after twice as many: finding a holder means reading every descriptor of the host."""
-
-
-KILL_PATIENCE: Final = 10.0
-"""Seconds until a process that was sent SIGKILL should be dead."""
-
-
-class Locks(Protocol):
-    """`supervisor.workers.records.Records`, as far as it locks."""
-
-    def lock(self, device: DeviceId) -> int | None:
-        """Take a device; None while a worker holds it."""
-
-    def holders(self, device: DeviceId) -> list[int]:
-        """Who holds it."""
-
-
-class WorkerOwner(Protocol):
-    """Who hears of a worker: the device."""
+class ProcessOwner(Protocol):
+    """Who hears of a worker's process: its link."""
 
     def worker_forked(self, pid: int) -> None:
         """The process exists; its deadline for Hello runs from now."""
@@ -85,22 +60,15 @@ class WorkerOwner(Protocol):
 
 
 class _Worker:
-    __slots__ = (
-        *("device", "forked", "kill_at", "launch", "lock", "looks", "overdue", "owner", "pidfd"),
-        "wanted_dead",
-    )
+    __slots__ = ("device", "forked", "launch", "lock", "overdue", "owner", "pidfd", "wanted_dead")
 
-    def __init__(self, device: DeviceId, owner: WorkerOwner) -> None:
+    def __init__(self, device: DeviceId, owner: ProcessOwner, lock: LockWait) -> None:
         self.device = device
         self.owner = owner
-        self.lock: int | None = None
-        """The device's lock until the child has its copy."""
-        self.looks = 0
-        self.kill_at = LOCK_PATIENCE
-        """Number of the look at which the lock's holder is killed next."""
+        self.lock = lock
         self.launch: Launch | None = None
         self.overdue = Timer()
-        """Until the fork server has said its pid."""
+        """Until the fork server has told its pid."""
         self.pidfd: int | None = None
         self.forked = False
         self.wanted_dead = False
@@ -125,12 +93,9 @@ class Spawner:
         self._entry_point = entry_point
         self._locks = locks
         self._server = ForkServer(preload, directory, device_types)
-        self._server_pidfd: int | None = None
-        self._server_since = 0.0
+        self._watch = ForkWatch(self._server)
         self._workers: dict[DeviceId, _Worker] = {}
         self._queue: OrderedDict[DeviceId, tuple[_Worker, WorkerSpec]] = OrderedDict()
-        self._locked: dict[DeviceId, asyncio.TimerHandle] = {}
-        """Those that wait for a lock."""
         self._starting: set[DeviceId] = set()
         self._idle: list[asyncio.Future[None]] = []
 
@@ -150,11 +115,10 @@ class Spawner:
         Raises:
             HostError: it cannot be started.
         """
-        self._server.ensure_running()
-        self._watch_server()
+        self._watch.open()
 
     async def close(self) -> None:
-        """Kill what is left, wait until it is dead, end the fork server.
+        """Kill the workers that are left, wait until they are dead, end the fork server.
 
         A worker in uninterruptible sleep is left behind: its lock and its file keep the next
         supervisor from starting another one beside it.
@@ -166,7 +130,7 @@ class Spawner:
                 await self.wait_empty()
         for worker in self._workers.values():
             _log.error("worker: %s: does not die of SIGKILL; left behind", worker.device)
-        self._unwatch_server()
+        self._watch.close()
         self._server.close(wait=not self._workers)
 
     def helpers(self) -> list[int]:
@@ -180,7 +144,7 @@ class Spawner:
             self._idle.append(future)
             await future
 
-    def start(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
+    def start(self, spec: WorkerSpec, owner: ProcessOwner) -> None:
         """Start the next generation of a device, at once or when a slot is free.
 
         Raises:
@@ -189,10 +153,18 @@ class Spawner:
         device = spec.device
         if device in self._workers:
             raise BackendBug(f"start of worker: {device}: the last one is not known dead")
-        worker = self._workers[device] = _Worker(device, owner)
-        self._enqueue(worker, spec)
+        worker = self._new(device, owner)
 
-    def adopt(self, device: DeviceId, pidfd: int, owner: WorkerOwner) -> None:
+        def taken(error: HostError | None) -> None:
+            if error is not None:
+                self._never_started(worker, error)
+                return
+            self._queue[device] = (worker, spec)
+            self._pump()
+
+        worker.lock.take(taken)
+
+    def adopt(self, device: DeviceId, pidfd: int, owner: ProcessOwner) -> None:
         """Take over a process of an earlier supervisor; the descriptor is the spawner's now.
 
         Raises:
@@ -200,9 +172,13 @@ class Spawner:
         """
         if device in self._workers:
             raise BackendBug(f"adoption of worker: {device}: it has one already")
-        worker = self._workers[device] = _Worker(device, owner)
+        worker = self._new(device, owner)
         worker.forked, worker.pidfd = True, pidfd
         asyncio.get_running_loop().add_reader(pidfd, self._died, worker)
+
+    def _new(self, device: DeviceId, owner: ProcessOwner) -> _Worker:
+        worker = self._workers[device] = _Worker(device, owner, LockWait(device, self._locks))
+        return worker
 
     def said_hello(self, device: DeviceId) -> None:
         """The worker is up: its slot is free for the next one."""
@@ -223,9 +199,8 @@ class Spawner:
         worker = self._workers.get(device)
         if worker is None:
             return
-        if self._queue.pop(device, None) is not None or device in self._locked:
-            if device in self._locked:
-                self._locked.pop(device).cancel()
+        if self._queue.pop(device, None) is not None or worker.lock.waiting:
+            worker.lock.cancel()
             self._finish(worker, 0)
             return
         worker.wanted_dead = True
@@ -239,44 +214,18 @@ class Spawner:
         while self._queue and len(self._starting) < self.parallel:
             device, (worker, spec) = self._queue.popitem(last=False)
             self._starting.add(device)
-            assert worker.lock is not None
+            assert worker.lock.lock is not None
             try:
                 worker.launch = Launch(
-                    self._server, self._entry_point, spec.encode(), str(device), [worker.lock]
+                    self._server, self._entry_point, spec.encode(), str(device), [worker.lock.lock]
                 )
             except HostError as error:
                 self._never_started(worker, error)
                 continue
-            self._watch_server()
+            self._watch.look()
             loop = asyncio.get_running_loop()
             loop.add_reader(worker.launch.sentinel, self._forked, worker)
-            worker.overdue.set(self.fork_patience, self._server_hangs)
-
-    def _enqueue(self, worker: _Worker, spec: WorkerSpec) -> None:
-        """Wait for a slot as soon as the device's lock is ours."""
-        device = worker.device
-        self._locked.pop(device, None)
-        try:
-            worker.lock = self._locks.lock(device)
-        except HostError as error:
-            self._never_started(worker, error)
-            return
-        if worker.lock is not None:
-            self._queue[device] = (worker, spec)
-            self._pump()
-            return
-        worker.looks += 1
-        if worker.looks >= worker.kill_at:
-            worker.kill_at *= 2
-            self._kill_holders(device)
-        loop = asyncio.get_running_loop()
-        self._locked[device] = loop.call_later(LOCK_RETRY, self._enqueue, worker, spec)
-
-    def _kill_holders(self, device: DeviceId) -> None:
-        for pid in self._locks.holders(device):
-            _log.error("worker: %s: process %d serves it and nobody knows of it: kill", device, pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            worker.overdue.set(self.fork_patience, self._watch.hangs)
 
     def _forked(self, worker: _Worker) -> None:
         assert worker.launch is not None
@@ -289,7 +238,7 @@ class Spawner:
             self._never_started(worker, error)
             return
         worker.forked = True
-        _release(worker)
+        worker.lock.release()
         try:
             worker.pidfd = os.pidfd_open(pid)
         except OSError:
@@ -338,7 +287,7 @@ class Spawner:
     def _drop(self, worker: _Worker) -> None:
         device = worker.device
         worker.overdue.cancel()
-        _release(worker)
+        worker.lock.release()
         if worker.launch is not None:
             worker.launch.close()
         if worker.pidfd is not None:
@@ -352,45 +301,3 @@ class Spawner:
                     future.set_result(None)
             self._idle.clear()
         self._pump()
-
-    # --- the fork server itself
-
-    def _watch_server(self) -> None:
-        if self._server_pidfd is None and self._server.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._server_pidfd = os.pidfd_open(self._server.pid)
-                loop = asyncio.get_running_loop()
-                loop.add_reader(self._server_pidfd, self._server_died)
-                self._server_since = loop.time()
-
-    def _unwatch_server(self) -> None:
-        if self._server_pidfd is not None:
-            asyncio.get_running_loop().remove_reader(self._server_pidfd)
-            os.close(self._server_pidfd)
-            self._server_pidfd = None
-
-    def _server_hangs(self) -> None:
-        """Killed, it is dealt with as one that died: those it owes a process hear of it."""
-        _log.error("fork server: process %s: does not answer: kill", self._server.pid)
-        if self._server_pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._server_pidfd, signal.SIGKILL)
-
-    def _server_died(self) -> None:
-        _log.error("fork server: process %s: died", self._server.pid)
-        self._unwatch_server()
-        if asyncio.get_running_loop().time() - self._server_since < SERVER_SHORT_LIFE:
-            return  # the next worker starts it; devices back off, so this does not spin
-        # Its workers live on: they are forks of it and need it no more. A new one is started
-        # now, so that the next worker need not wait for the preloading.
-        try:
-            self.open()
-        except HostError as error:
-            _log.error("%s", error)
-
-
-def _release(worker: _Worker) -> None:
-    """From here on the worker alone holds its device's lock."""
-    if worker.lock is not None:
-        os.close(worker.lock)
-        worker.lock = None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What all devices of one supervisor share, and the shapes in which they see it.
+"""What all workers of one supervisor share, as their links see it.
 
-Protocols, so that unit tests put dictionaries and lists in the place of processes and sockets.
+Processes, sockets and files are behind protocols, so that unit tests put lists and dictionaries in
+their place.
 """
 
 from __future__ import annotations
@@ -16,23 +17,21 @@ from shared.messages import Message
 from shared.worker_spec import HypervisorKind, WorkerSpec
 from supervisor.events import EventLog
 from supervisor.policy.budget import RestartBudget
-from supervisor.workers.bus import BusListener
 from supervisor.workers.confinement.jails import Jails
+from supervisor.workers.ends import OomKills
 from supervisor.workers.journals import Journals
-from supervisor.workers.oom import OomKills
-from supervisor.workers.records import Orphan, WorkerRecord
-from supervisor.workers.spawner import WorkerOwner
-from supervisor.xenstore.publisher import Publisher
-from supervisor.xenstore.store import Store
+from supervisor.workers.peer import BusListener
+from supervisor.workers.records import WorkerRecord
+from supervisor.workers.spawner import ProcessOwner
 
 
 class Processes(Protocol):
-    """`supervisor.workers.spawner.Spawner`, as devices see it."""
+    """`supervisor.workers.spawner.Spawner`, as links see it."""
 
-    def start(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
+    def start(self, spec: WorkerSpec, owner: ProcessOwner) -> None:
         """Start the next generation."""
 
-    def adopt(self, device: DeviceId, pidfd: int, owner: WorkerOwner) -> None:
+    def adopt(self, device: DeviceId, pidfd: int, owner: ProcessOwner) -> None:
         """Take over an earlier supervisor's worker."""
 
     def said_hello(self, device: DeviceId) -> None:
@@ -46,7 +45,7 @@ class Processes(Protocol):
 
 
 class Messages(Protocol):
-    """`supervisor.workers.bus.Bus`, as devices see it."""
+    """`supervisor.workers.bus.Bus`, as links see it."""
 
     def expect(
         self, device: DeviceId, generation: int, pid: int, uid: int, listener: BusListener
@@ -72,7 +71,7 @@ class Messages(Protocol):
 
 
 class Files(Protocol):
-    """`supervisor.workers.records.Records`, as devices see it."""
+    """`supervisor.workers.records.Records`, as links see it."""
 
     def write(self, record: WorkerRecord) -> None:
         """Replace a device's file."""
@@ -81,22 +80,17 @@ class Files(Protocol):
         """The worker is dead."""
 
 
-@dataclass(slots=True)
-class Services:
-    """Handed to every device. `config` is replaced as a whole by a reload."""
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """Handed to every link. A reload replaces `config` as a whole."""
 
     config: Config
-    store: Store
-    publisher: Publisher
     processes: Processes
     messages: Messages
     records: Files
     events: EventLog
     clock: Callable[[], float]
     """Seconds, monotonic: the loop's time."""
-    forget: Callable[[DeviceId], None]
-    """The device is over; drop it."""
-    own_path: str
     own_domid: int
     endpoint: str
     hypervisor: HypervisorKind
@@ -107,5 +101,3 @@ class Services:
     oom: OomKills = field(default_factory=OomKills)
     journals: Journals | None = None
     """Where workers keep what is in flight; None: nowhere."""
-    orphans: dict[DeviceId, Orphan] = field(default_factory=dict)
-    """What an earlier supervisor left and no device has taken over yet."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Finds workers whose ring loop has stopped beating: first late, then dead.
 
-One timer for all of them: it goes off when the first of them would be late, or dead, so it costs
-one look at all devices in some seconds and nothing for each beat.
+One timer serves all of them. It goes off when the first of them would be late, or dead, so it costs
+one look at all devices every few seconds and nothing for each beat.
 
 A supervisor that was itself stopped or starved finds every worker overdue, and would kill all of
 them for its own absence. So when the timer comes late, nobody is judged before another interval
-has passed, in which what was queued meanwhile is read.
+has passed, in which the messages that were queued meanwhile are read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from config.model import Config, DeviceTimeouts
 from supervisor.workers.link import WorkerLink
 
 TRUSTED: Final = 1.0
-"""Seconds by which the timer may be late before the supervisor distrusts its own clock."""
+"""Seconds that the timer may be late before the supervisor distrusts its own clock."""
 
 
 def late_after(timeouts: DeviceTimeouts) -> float:
@@ -70,16 +70,17 @@ class Watchdog:
         self._arm(max(pause, min(due, now + shortest) - now))
 
     def _judge(self, link: WorkerLink, now: float) -> float:
-        """Say what is to be said of one worker; when it is to be looked at again."""
-        if not link.watched:
+        """Act on one worker's silence; returns when it is to be looked at again."""
+        health = link.health
+        if not health.watched:
             return float("inf")
         timeouts = link.timeouts
-        silent = now - link.last_seen
+        silent = now - health.last_seen
         if silent >= timeouts.beat_dead:
             link.hung(f"no beat for {timeouts.beat_dead:g} s")
             return float("inf")
         late = late_after(timeouts)
         if silent >= late:
-            link.health.late(now, link.last_seen)
-            return link.last_seen + timeouts.beat_dead
-        return link.last_seen + min(late, timeouts.beat_dead)
+            health.late(now)
+            return health.last_seen + timeouts.beat_dead
+        return health.last_seen + min(late, timeouts.beat_dead)

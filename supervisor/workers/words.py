@@ -1,188 +1,169 @@
 # SPDX-License-Identifier: MIT
-"""The messages of one device's worker: what they mean for the device, and whether they may.
+"""What a worker may say: its messages become words, a closed set that has been checked.
 
-A worker's word is worth little. The bus (`supervisor.workers.bus`) has made sure who speaks, and the schema
-how much (`shared.messages`); here it is decided what of it is taken:
+A worker's word is worth little. The bus (`supervisor.workers.bus`) has made sure who speaks, and
+the schema (`shared.messages`) how much. Here each message is held against what this worker may say
+at all:
 
-- nodes it wants published are held against what its handler may publish
-  (`supervisor.workers.publications`); `supervisor.device.device` drops them while its ring does not run;
-- an answer that was not asked for ends it;
-- what an honest one may say too often is heard a few times, and nothing of one that was killed.
+- Nodes to publish are the only way into xenstore that a worker has which was taken over. So each
+  name must be one that its type may publish, and their number is bounded: every node is memory of
+  xenstored and is read again with each snapshot. What the values mean is between the worker and
+  its own frontend.
+- `Renew` is an answer to `Init` and to nothing else. Whether any other answer was asked for, the
+  life cycle of the device knows.
+- Of failures, which an honest worker may repeat, the first few are passed on.
 
-Does not end anybody itself: `supervisor.workers.link` does.
+Only checks. `supervisor.workers.link` acts on a word, and passes it on to the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
-from config.model import DeviceTimeouts
 from shared import lifecycle_types as t
 from shared import messages as m
 from shared.device_id import DeviceId
 from shared.device_types import DeviceType
 from shared.errors import BackendBug, Blame
-from shared.logs import DeviceLogger
-from supervisor.workers.health import Health
-from supervisor.workers.owner import LinkOwner
-from supervisor.workers.publications import Publications
-from supervisor.workers.surroundings import Services
+from shared.limits import PUBLISHED_NODES_MAX
 
 FAILURES_HEARD: Final = 8
-"""`Failed` of one worker that are told to anybody. The first one ends it; after that an honest one
-fails at what was on its way to it already, and another could fill the log until it is dead."""
+"""Failures of one worker that are passed on. The first one ends it. After that an honest worker
+still fails at what was already on its way to it; another could fill the log until it is dead."""
 
 
-class Link(Protocol):
-    """`supervisor.workers.link.WorkerLink`, as its worker's words see it."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """It is there, or did what it was asked to; `nodes` go out with the next state."""
 
-    pid: int | None
-    log_level: str
-    last_seen: float
-    health: Health
-
-    @property
-    def killed(self) -> bool:
-        """It was sent SIGKILL, or SIGABRT and then that."""
-
-    @property
-    def timeouts(self) -> DeviceTimeouts:
-        """Those of its type."""
-
-    def came_back(self) -> None:
-        """An earlier supervisor's worker is connected."""
-
-    def introduced(self) -> None:
-        """It has said what it is doing."""
-
-    def answered(self, event: t.Event) -> None:
-        """It did what it was asked to."""
-
-    def renewed(self) -> None:
-        """Only a successor can do what `Init` asks."""
-
-    def failed(self, blame: Blame, text: str, stage: str) -> None:
-        """Something of its failed."""
-
-    def distrusted(self, error: BackendBug) -> None:
-        """It is no worker of ours any more."""
-
-    def tell(self, kind: Callable[..., m.Message], **fields: Any) -> bool:
-        """Send what needs no answer."""
+    event: (
+        t.WorkerHello
+        | t.WorkerPresent
+        | t.WorkerInitialised
+        | t.WorkerAttached
+        | t.WorkerDisconnected
+    )
+    nodes: m.Nodes = field(default_factory=dict)
 
 
-class WorkerWords:
-    """See the module; the bus's listener for one worker. `counters` and `jail` are as it says."""
+@dataclass(frozen=True, slots=True)
+class NodeWrite:
+    """Nodes to be written now; with `rewrite_state` the present state is written after them."""
 
-    def __init__(
-        self,
-        device: DeviceId,
-        services: Services,
-        handler: DeviceType,
-        link: Link,
-        owner: LinkOwner,
-        log: DeviceLogger,
-    ) -> None:
+    nodes: m.Nodes
+    rewrite_state: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something failed, and the worker is to be ended; `stage` says while doing what."""
+
+    blame: Blame
+    text: str
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Only a successor can do what `Init` asks for; this worker holds nothing of the guest's."""
+
+
+Word = Answer | NodeWrite | Failure | Renewal | m.Beat | m.Jailed
+"""The last two need no check beyond their schema."""
+
+
+class LinkOwner(Protocol):
+    """The device, as its worker's link sees it."""
+
+    def heard(self, word: Word) -> None:
+        """Take a word of the worker, or a failure that the link found.
+
+        Raises:
+            IllegalEventError: it cannot be true now.
+        """
+
+    def feed(self, event: t.Event) -> None:
+        """Take an event of the life cycle."""
+
+    def report(self, blame: Blame, text: str, *, stage: str) -> None:
+        """Tell log, event stream and xenstore what failed."""
+
+
+class Words:
+    """Checks the messages of one device's worker, and of its successors."""
+
+    def __init__(self, device: DeviceId, handler: DeviceType) -> None:
         self._device = device
-        self._services = services
-        self._publications = Publications(handler)
-        self._link = link
-        self._owner = owner
-        self._log = log
-        self._failures_heard = 0
-        self.counters: dict[str, int] = {}
-        self.jail: m.Jailed | None = None
-        """What confines it."""
-        self.initialising = False
-        """`Init` was asked and is not answered yet."""
+        self._handler = handler
+        self._names: set[str] = set()
+        """Of the nodes it has published."""
+        self._failures = 0
+        self._init_asked = False
 
     def forget(self) -> None:
         """Another worker begins."""
-        self._publications.clear()
-        self._failures_heard = 0
-        self.counters = {}
-        self.jail = None
-        self.initialising = False
+        self._names.clear()
+        self._failures = 0
+        self._init_asked = False
 
-    # --- BusListener
+    def asked(self, order: type[m.Message]) -> None:
+        """An order that must be answered is being sent to the worker."""
+        self._init_asked = order is m.Init
 
-    def worker_said(self, message: m.FromWorker) -> None:
-        """Take one message; who sent it is known."""
-        link = self._link
-        if link.killed:
-            return  # what it had sent by then is no news, and could be much
-        link.last_seen = now = self._services.clock()
-        link.health.heard(now)
-        self._owner.worker_spoke()
+    def check(self, message: m.FromWorker) -> Word | None:
+        """The word that a message stands for; None if it has been said too often.
+
+        Raises:
+            BackendBug: no honest worker says that.
+        """
         match message:
-            case m.Beat(counters=counters):
-                self.counters = counters
-                link.health.beat(counters, now, link.timeouts)
-            case m.Present():
-                self._present(message)
+            case m.Beat() | m.Jailed():
+                return message
             case m.Hello():
-                self._services.processes.said_hello(self._device)
-                link.answered(t.WorkerHello())
+                return Answer(t.WorkerHello())
+            case m.Present():
+                return self._present(message)
             case m.Initialised(nodes=nodes):
-                self.initialising = False
-                if self._take_nodes(nodes, rewrite_state=None):
-                    link.answered(t.WorkerInitialised())
+                self._init_asked = False
+                return Answer(t.WorkerInitialised(), self._checked(nodes))
             case m.Attached(nodes=nodes):
-                if self._take_nodes(nodes, rewrite_state=None):
-                    link.answered(t.WorkerAttached())
+                return Answer(t.WorkerAttached(), self._checked(nodes))
             case m.Disconnected():
-                link.answered(t.WorkerDisconnected())
+                return Answer(t.WorkerDisconnected())
             case m.Publish(nodes=nodes, rewrite_state=rewrite_state):
-                self._take_nodes(nodes, rewrite_state=rewrite_state)
+                return NodeWrite(self._checked(nodes), rewrite_state)
             case m.Failed(stage=stage, blame=blame, text=text):
-                self._failures_heard += 1
-                if self._failures_heard <= FAILURES_HEARD:
-                    link.failed(blame, text, stage)
-            case m.Jailed():
-                self.jail = message
+                self._failures += 1
+                heard = self._failures <= FAILURES_HEARD
+                return Failure(blame, text, stage) if heard else None
             case m.Renew():
-                self._renew()
+                if not self._init_asked:
+                    raise not_asked_for(self._device, "Renew")
+                return Renewal()
 
-    def worker_came_back(self) -> None:
-        """An adopted worker is connected: it is told who we are, or that it is to end."""
-        self._link.came_back()
-
-    def worker_broke_protocol(self, error: BackendBug) -> None:
-        """Whatever it is, it is no worker of ours any more."""
-        self._link.distrusted(error)
-
-    # --- single messages
-
-    def _renew(self) -> None:
-        """It cannot do what `Init` asks and holds nothing of the guest's; a successor can."""
-        if self.initialising:
-            self._link.renewed()
-        else:
-            self._link.distrusted(not_asked_for(self._device, "Renew"))
-
-    def _present(self, message: m.Present) -> None:
-        """What an adopted worker is doing."""
-        link = self._link
-        link.introduced()
+    def _present(self, message: m.Present) -> Answer | Failure:
+        """What an adopted worker is doing, or the failure that it could tell nobody."""
         if message.text:
-            link.failed(message.blame or Blame.US, message.text, message.stage)
-        elif self._take_nodes(message.nodes, rewrite_state=None):
-            self._log.info("worker: process %s adopted, %s", link.pid, message.phase)
-            text = f"process {link.pid}, {message.phase}"
-            self._services.events.add("adopted", str(self._device), text)
-            link.answered(t.WorkerPresent(t.WorkerPhase(message.phase), message.greeted))
-            link.tell(m.SetLogLevel, level=link.log_level)
+            return Failure(message.blame or Blame.US, message.text, message.stage)
+        event = t.WorkerPresent(t.WorkerPhase(message.phase), message.greeted)
+        return Answer(event, self._checked(message.nodes))
 
-    def _take_nodes(self, nodes: m.Nodes, *, rewrite_state: bool | None) -> bool:
-        if refusal := self._publications.refusal(nodes):
-            error = BackendBug(f"message of worker: {self._device}: {refusal}")
-            self._link.distrusted(error)
-            return False
-        self._owner.nodes_given(nodes, rewrite_state=rewrite_state)
-        return True
+    def _checked(self, untrusted_nodes: m.Nodes) -> m.Nodes:
+        """The nodes, if all of them may be published; from then on their names count."""
+        for name in untrusted_nodes:
+            if not self._handler.may_publish(name):
+                raise self._refusal(f"node {name[:64]!r}: not for it to publish")
+        names = self._names | untrusted_nodes.keys()
+        if len(names) > PUBLISHED_NODES_MAX:
+            raise self._refusal(f"{len(names)} nodes: more than it may have")
+        self._names = names
+        return untrusted_nodes
+
+    def _refusal(self, cause: str) -> BackendBug:
+        return BackendBug(f"message of worker: {self._device}: {cause}")
 
 
 def not_asked_for(device: DeviceId, what: str) -> BackendBug:
-    """The error of an answer out of turn."""
+    """The error of an answer that nobody asked for."""
     return BackendBug(f"message of worker: {device}: {what}: not asked for")

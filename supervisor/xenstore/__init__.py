@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""What the supervisor reads from xenstore and writes to it. Knows neither workers nor policy."""

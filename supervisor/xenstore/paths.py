@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where things of a device stand in xenstore, and what a watch event's path means.
+"""Where the nodes of a device are in xenstore, and what the path of a watch event means.
 
 Source: docs/misc/xenstore-paths.pandoc of Xen. Paths are absolute text.
 """
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class BackendPath(NamedTuple):
-    """A path below `<own>/backend/<type>`; None from where the path ends. `node` is relative."""
+    """A path below `<own>/backend/<type>`. Parts beyond its end are None; `node` is relative."""
 
     domid: int | None
     devid: int | None
@@ -34,21 +34,21 @@ def backend_path(own: str, device: DeviceId) -> str:
 
 
 def error_path(own: str, device: DeviceId) -> str:
-    """Node the kernel's backends write errors to (xenbus_client.c, xenbus_va_dev_error)."""
+    """Node that the kernel's backends write errors to (xenbus_client.c, xenbus_va_dev_error)."""
     return f"{own}/error/backend/{device}/error"
 
 
 def number(text: str, limit: int) -> int | None:
-    """A domain or device number as a directory name, or None for a name that is none."""
+    """The domain or device number that a directory name stands for, None if it stands for none."""
     if _NUMBER.fullmatch(text) and int(text) < limit:
         return int(text)
     return None
 
 
 def parse_backend(root: str, path: str) -> BackendPath | None:
-    """Take the path of a watch event below `root` (a `type_path`) apart (S19).
+    """Take apart the path of a watch event below `root` (a `type_path`) (S19).
 
-    None for a path that lies elsewhere or has a name that is no number where one belongs.
+    None for a path that is elsewhere, or has another name where a number belongs.
     """
     if path == root:
         return BackendPath(None, None, None)
@@ -70,7 +70,7 @@ def parse_backend(root: str, path: str) -> BackendPath | None:
 def node_below(directory: str, path: str) -> str | None:
     """Name of a node relative to its directory, "" for the directory itself.
 
-    None when the path does not lie below it (S20): `/a/bc` is not below `/a/b`.
+    None if the path is not below it (S20): `/a/bc` is not below `/a/b`.
     """
     if path == directory:
         return ""
@@ -80,13 +80,13 @@ def node_below(directory: str, path: str) -> str | None:
 
 
 def check_frontend(device: DeviceId, path: str) -> str:
-    """Check the frontend path a backend directory names (S11).
+    """Check the frontend path that a backend directory names (S11).
 
-    The toolstack writes it and the guest cannot; it must lie in the guest's own part of the store
-    all the same, for everything below it is taken as that guest's word.
+    The toolstack writes it and the guest cannot. It must still be in the guest's own part of the
+    store, because everything below it is taken as that guest's word.
 
     Raises:
-        ConfigError: it lies elsewhere.
+        ConfigError: it is elsewhere.
     """
     home = f"/local/domain/{device.domid}/"
     if not path.startswith(home) or "//" in path or path.endswith("/"):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Small reads of a device's two directories that cannot fail on what stands there.
+"""Small reads about one device that cannot fail because of what a guest or toolstack wrote.
 
-What is not there, or may not be read any more, reads as absent: a guest that removes its nodes or
-takes away our right to read them has closed its end (public/io/xenbus.h; QEMU ignores both).
+A node that is not there, or that we may not read any more, reads as absent: a guest that removes
+its nodes or takes away our right to read them has closed its end (public/io/xenbus.h; QEMU ignores
+both).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ async def value(store: Store, path: str) -> bytes | None:
 
 
 async def backend(store: Store, directory: str) -> BackendSeen:
-    """Read what decides about a device (S9)."""
+    """Read the nodes that decide about a device (S9)."""
     frontend, state, online = await store.read_many(
         f"{directory}/{name}" for name in ("frontend", "state", "online")
     )
@@ -52,3 +53,12 @@ def is_true(value: bytes) -> bool:
 async def frontend_state(store: Store, directory: str) -> XenbusState:
     """The frontend's `state` (S10); Unknown if it or the directory is not there."""
     return XenbusState.from_wire(await value(store, f"{directory}/state"))
+
+
+async def introduced(store: Store, domid: int) -> bool:
+    """Whether a domain is there; only xenstored's own domain and dom0 are told."""
+    try:
+        return await store.is_domain_introduced(domid)
+    except AccessDeniedError:
+        # A driver domain goes by the directories, which the toolstack closes.
+        return True

@@ -5,12 +5,12 @@ Invariants:
 
 - State and the nodes that belong to it are written in one transaction, so that a frontend never
   sees half of them.
-- Nothing is created for a device that is no more: writing a node would bring its whole directory
-  back. So each transaction looks first whether the directory still is what was taken up.
+- Nothing is created for a device that is gone: writing a node would bring its whole directory
+  back. So each transaction first checks that the directory is still the one that was taken up.
 - What a worker found out at `init` is written only into the directory that it was given then.
-- A state the toolstack forced (Closing, to detach a disk) is not written over because its watch
-  event had not come yet: the same look holds `state` against what it is believed to be.
-- Errors stand where tools look: `error/backend/…/error` as the kernel's backends write it
+- A state that the toolstack forced (Closing, to detach a disk) is not overwritten because its watch
+  event has not come yet: the same check compares `state` with what it is believed to be.
+- Errors are where tools look: `error/backend/…/error` as the kernel's backends write it
   (drivers/xen/xenbus/xenbus_client.c, xenbus_va_dev_error), and `hotplug-error` with
   `hotplug-status = error` for a toolstack that waits for the device (libxl).
 """
@@ -40,21 +40,20 @@ _ERRNO: Final = {
 }
 """The kernel writes "<negative errno> <text>"; tools read the number."""
 
-
 _FORCED: Final = frozenset({XenbusState.INITIALISING, XenbusState.CLOSING, XenbusState.CLOSED})
-"""States somebody else may give a backend; any other that we do not know of is left of a write of
+"""States that somebody else may give a backend. Any other unexpected state comes from a write of
 our own whose answer was lost."""
 
 
 class OvertakenError(HostError):
-    """The backend directory is not what it was; nothing was written, and it must be read again.
+    """The backend directory has changed; nothing was written, and it must be read again.
 
-    Removed, another device's, or in a state that the toolstack forced.
+    It was removed, is another device's, or is in a state that the toolstack forced.
     """
 
 
 class RemadeError(OvertakenError):
-    """The backend directory is not the one its worker was initialised from: made anew meanwhile.
+    """The backend directory is not the one that its worker was initialised from: it was made again.
 
     While the state is Initialising only that tells. It may be another guest's with the same domain
     id, whose disk is another one.
@@ -83,13 +82,14 @@ class Publisher:
         hotplug: bool,
         made_from: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
-        """Write `state` and all that belongs to it, or nothing (S4, S12); `before` stands there.
+        """Write `state` and all that belongs to it, or nothing (S4, S12).
 
-        `made_from` are nodes of the backend directory that what is written follows from.
+        `before` is the state that should be there. `made_from` are the nodes of the backend
+        directory that the written nodes follow from.
 
         Raises:
-            RemadeError: one of `made_from` is another one now.
-            OvertakenError: the device is no more, or it was given another state.
+            RemadeError: one of `made_from` has another value now.
+            OvertakenError: the device is gone, or it was given another state.
             XenstoreError: it cannot be written.
         """
         await self._write(
@@ -110,7 +110,7 @@ class Publisher:
         *,
         state: XenbusState | None = None,
     ) -> None:
-        """Write nodes without a change of state; `state` is written again if given.
+        """Write nodes without a change of state. `state`, if given, is written again.
 
         Raises:
             OvertakenError, XenstoreError: as `write_state`.
@@ -144,7 +144,7 @@ class Publisher:
             await self._check_same(tx, device, directory, made_from)
             await self._write_all(tx, directory, everything)
             if hotplug:
-                # What an earlier attempt could not do has been done now.
+                # Left by an earlier attempt that failed.
                 with contextlib.suppress(NoEntryError):
                     await self._store.rm(f"{directory}/hotplug-error", tx)
 
@@ -153,9 +153,9 @@ class Publisher:
     async def write_error(
         self, device: DeviceId, frontend_path: str | None, blame: Blame, text: str, *, hotplug: bool
     ) -> None:
-        """Say in xenstore what is wrong; with `hotplug` also to a waiting toolstack.
+        """Write what is wrong to xenstore; with `hotplug` also for a waiting toolstack.
 
-        `frontend_path` None stands for a device whose frontend is not known.
+        `frontend_path` is None if the device's frontend is not known.
 
         Raises:
             OvertakenError, XenstoreError: as `write_state`.
@@ -174,7 +174,7 @@ class Publisher:
         await self._store.transact(body)
 
     async def remove(self, device: DeviceId, frontend_path: str) -> None:
-        """Remove the directory of a device that is Closed and not online, and an empty one above.
+        """Remove the directory of a device that is Closed and not online, and an empty parent.
 
         Raises:
             OvertakenError, XenstoreError: as `write_state`.
@@ -191,7 +191,7 @@ class Publisher:
             if XenbusState.from_wire(state) is not XenbusState.CLOSED or not unplugged:
                 raise OvertakenError(f"remove: {device}: it is in use again")
             await self._store.rm(directory, tx)
-            # libxl makes the one above as dom0's own, which we may not remove.
+            # libxl makes the parent as dom0's own, and then we may not remove it.
             with contextlib.suppress(NoEntryError, AccessDeniedError):
                 if not await self._store.directory(above, tx):
                     await self._store.rm(above, tx)
@@ -199,7 +199,7 @@ class Publisher:
         await self._store.transact(body)
 
     async def clear_error(self, device: DeviceId) -> None:
-        """Remove the error node, with the directories that were made for it; absent is fine.
+        """Remove the error node, if there is one, with the directories that were made for it.
 
         Raises:
             XenstoreError: it cannot be removed.
@@ -213,7 +213,7 @@ class Publisher:
 
         with contextlib.suppress(NoEntryError):
             await self._store.rm(directory)
-            # One for each guest that was ever at fault would use up a driver domain's quota.
+            # One left for each guest that was ever at fault would use up a driver domain's quota.
             await self._store.transact(body)
 
     async def _write_all(self, tx: int, directory: str, nodes: Mapping[str, bytes]) -> None:

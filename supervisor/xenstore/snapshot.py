@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Reads a device directory as a whole, for the worker.
 
-Bounds: a frontend may fill its directory with anything, so at most `SNAPSHOT_NODES_MAX` nodes of
-`SNAPSHOT_BYTES_MAX` bytes in `DEPTH_MAX` levels are read, and what is beyond a bound is that
-guest's fault. All values are as the guest left them; the worker validates.
+Bounds: a frontend may fill its directory with anything. So at most `SNAPSHOT_NODES_MAX` nodes of
+`SNAPSHOT_BYTES_MAX` bytes in `DEPTH_MAX` levels are read, and exceeding a bound is that guest's
+fault. All values are as the guest left them; the worker validates them.
 
-A node is looked into for children only where its value is empty. xenstored makes missing parents
-with an empty value, and no device protocol gives a value to a node that has children; looking
-into every node would double the requests of every start.
+Only a node with an empty value is looked into for children. xenstored makes missing parents with an
+empty value, and no device protocol gives a value to a node that has children; looking into every
+node would double the requests of every start.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def read_backend(store: Store, directory: str) -> Nodes:
     """Nodes of a backend directory; empty if it is not there.
 
     Raises:
-        ConfigError: out of bounds; the toolstack writes there, no guest does.
+        ConfigError: out of bounds; only the toolstack writes there, not the guest.
         XenstoreError: it cannot be read.
     """
     try:
@@ -61,10 +61,10 @@ async def read_frontend(store: Store, directory: str) -> Nodes:
 async def read_both(
     store: Store, backend: str, frontend: str | None
 ) -> tuple[Nodes, Nodes, BlamedError | None]:
-    """Nodes of both directories (of the second only if it is named), and why there are none.
+    """Nodes of both directories (of the second only if it is named), or why there are none.
 
     Raises:
-        ConnectionLostError: it is nobody's fault here.
+        ConnectionLostError: xenstored is gone, which is not the fault of any device.
     """
     try:
         nodes = await read_backend(store, backend)
@@ -95,7 +95,7 @@ async def _read(store: Store, root: str) -> Nodes:
         ]
         if len(untrusted_nodes) + len(names) > SNAPSHOT_NODES_MAX:
             raise _OutOfBoundsError(f"more than {SNAPSHOT_NODES_MAX} nodes")
-        # A node the guest took our right to read from is as good as absent.
+        # A node that the guest does not let us read any more counts as absent.
         values = await store.read_many((root + name for name in names), absent=_ABSENT)
         level = []
         for name, value in zip(names, values, strict=True):

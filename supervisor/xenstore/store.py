@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the supervisor's parts need of xenstore, as a protocol: the client in `shared.xenstore`
-has it, and so has the dictionary the unit tests use.
+"""What the supervisor needs of xenstore, as a protocol.
 
-All calls raise the errors of `shared.xenstore.errors`; a value is bytes, a path is text.
+The client in `shared.xenstore` has these methods, and so has the dictionary in unit tests. All
+calls raise the errors of `shared.xenstore.errors`; a value is bytes, a path is text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Store(Protocol):
     async def read_many(
         self, paths: Iterable[str], tx: int = 0, absent: Absent = NoEntryError
     ) -> list[bytes | None]:
-        """Values of nodes, None for each that is refused with `absent`."""
+        """Values of nodes, None for each that fails with one of `absent`."""
 
     async def directory(self, path: str, tx: int = 0) -> list[str]:
         """Names of the nodes below; NoEntryError if the node is not there."""
@@ -40,7 +40,7 @@ class Store(Protocol):
         """Remove a node and all below it."""
 
     async def transact(self, body: Callable[[int], Awaitable[T]]) -> T:
-        """Run `body` with a transaction's id, again from its start as long as it conflicts."""
+        """Run `body` with a transaction's id, and again from its start while it conflicts."""
 
     async def watch(self, path: str, token: str, domain: int | Callable[[str], int]) -> None:
         """Register a watch; events carry path and token."""
@@ -50,15 +50,3 @@ class Store(Protocol):
 
     async def is_domain_introduced(self, domid: int) -> bool:
         """Whether xenstored knows the domain."""
-
-
-class Changed(Protocol):
-    """A watch event of the client."""
-
-    @property
-    def path(self) -> str:
-        """What changed."""
-
-    @property
-    def token(self) -> str:
-        """Which watch says so."""

@@ -21,14 +21,14 @@ from shared.xenstore.wire import WatchEvent
 from supervisor.device.device import Device
 from supervisor.device.registry import Registry
 from supervisor.device.scanner import Scanner
+from supervisor.device.surroundings import DeviceSurroundings
 from supervisor.events import EventLog
-from supervisor.operator.status import status_of
-from supervisor.workers.bus import BusListener
+from supervisor.operator.operations import status_of
 from supervisor.workers.confinement.jails import Jails
 from supervisor.workers.confinement.user_ids import UserIds
+from supervisor.workers.peer import BusListener
 from supervisor.workers.records import WorkerRecord
-from supervisor.workers.spawner import WorkerOwner
-from supervisor.workers.surroundings import Services
+from supervisor.workers.spawner import ProcessOwner
 from supervisor.xenstore.publisher import Publisher
 from tests.fakes.clock_loop import settle
 
@@ -136,7 +136,7 @@ class FakeWorkers:
 
     def __init__(self) -> None:
         self.specs: dict[DeviceId, WorkerSpec] = {}
-        self.owners: dict[DeviceId, WorkerOwner] = {}
+        self.owners: dict[DeviceId, ProcessOwner] = {}
         self.listeners: dict[DeviceId, BusListener] = {}
         self.orders: dict[DeviceId, list[m.Message]] = {}
         self.killed: list[DeviceId] = []
@@ -150,7 +150,7 @@ class FakeWorkers:
 
     # Processes
 
-    def start(self, spec: WorkerSpec, owner: WorkerOwner) -> None:
+    def start(self, spec: WorkerSpec, owner: ProcessOwner) -> None:
         if spec.device in self.specs:
             raise BackendBug(f"{spec.device}: two workers")
         self.specs[spec.device] = spec
@@ -273,7 +273,7 @@ class World:
         self.records = FakeRecords()
         self.registry: Registry[Device] = Registry()
         self.events = EventLog()
-        self.services = Services(
+        self.surroundings = DeviceSurroundings(
             config=config or Config(types={"vbd": TypeConfig(handler="block")}),
             store=self.store,
             publisher=Publisher(self.store, OWN),
@@ -291,7 +291,7 @@ class World:
             supervisor_pid=1,
             jails=Jails(Path("/nowhere"), user_ids, None),
         )
-        self.scanner = Scanner(self.services, self.registry)
+        self.scanner = Scanner(self.surroundings, self.registry)
         self.store.on_event = self.scanner.dispatch
 
     def plug(self, device: DeviceId = VBD, *, state: int = 1, frontend: int = 1) -> None:
@@ -332,7 +332,7 @@ class World:
 
     def status(self, device: DeviceId = VBD) -> DeviceStatus:
         """What `xenbackd status` says of it."""
-        return status_of(self.device(device), self.services.clock())
+        return status_of(self.device(device), self.surroundings.clock())
 
     async def start(self) -> None:
         await self.scanner.open()

@@ -29,7 +29,7 @@ _HARNESS: Final = (
     "oracle",
 )
 _UNSEEN: Final = frozenset({"world_check", "oracle"})
-"""What only checks: it goes the same ways whatever the backend does, and must not lead a fuzzer."""
+"""What only checks: its branches say nothing about the backend and must not lead a fuzzer."""
 _COVERAGE: Final = "-fsanitize=fuzzer-no-link"
 _REPLACED: Final = "/plane/pool.c"
 """The threads are a list in tests/fakes/block/native/blk_inject.c, so that an input is one case."""

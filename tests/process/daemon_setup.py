@@ -35,7 +35,7 @@ async def main(path):
     supervisor = Supervisor(load(path), path, entry_point="tests.fakes.trivial_worker:run",
                             preload=("tests.fakes.trivial_worker",))
     if sys.argv[2:] == ["bug"]:
-        supervisor._spawn(bug())
+        supervisor._tasks.spawn(bug())
     await supervisor.run()
 
 logs.setup("debug")

@@ -107,7 +107,7 @@ class Held(NamedTuple):
     def no_more_than(self, before: Held, replaced: int | None) -> bool:
         """Whether nothing has come to stay since; of `replaced`, a successor.
 
-        Descriptors may be fewer: a connection of somebody's who has just gone was counted.
+        Descriptors may be fewer: a connection that has just been closed was counted.
         """
         had, has = dict(before.descriptors), dict(self.descriptors)
         if replaced is not None:
@@ -149,17 +149,28 @@ class World:
         """A guest whose disk is attached and not connected; it dies without a word afterwards."""
         path = str(image or self.image())
         spec = DiskSpec(path=path, vdev="xvda", readonly=readonly, kind=kind)
+        with self.domain(domid) as (dom0, domain, xs):
+            attach_disk(dom0, domain.domid, spec, self.lab.backend_domid)
+            disk = BlockFrontend(domain, xs, DEVID, **options)
+            yield Guest(self.lab, dom0, domain, xs, disk, kind, path, self.lab.backend_domid)
+            disk.release()
+
+    @contextmanager
+    def domain(
+        self, domid: int | None = None
+    ) -> Iterator[tuple[BlockingXenstore, Domain, BlockingXenstore]]:
+        """A domain without a device, for devices of any type: dom0's connection, it, its own.
+
+        It dies without a word afterwards.
+        """
         directory = self.lab.embedded_dir
         with (
             self.lab.xenstore() as dom0,
             Domain.create(directory, "hostile", 1024, domid) as domain,
         ):
             create_domain(dom0, domain.domid, "hostile", memory_kib=4096)
-            attach_disk(dom0, domain.domid, spec, self.lab.backend_domid)
             with BlockingXenstore(directory / "xenstored" / "domain" / str(domain.domid)) as xs:
-                disk = BlockFrontend(domain, xs, DEVID, **options)
-                yield Guest(self.lab, dom0, domain, xs, disk, kind, path, self.lab.backend_domid)
-                disk.release()
+                yield dom0, domain, xs
 
     # --- what is said
 
@@ -208,9 +219,9 @@ class World:
 
     @contextmanager
     def untouched(self, *, replaced: int | None = None) -> Iterator[None]:
-        """Whatever happens inside: the neighbour works on, and nothing is left of it.
+        """The neighbour works on through what happens inside, and nothing is left of that.
 
-        `replaced` is a process that is started anew meanwhile.
+        `replaced` is a process that is started again meanwhile.
         """
         self.neighbour.works_on()
         before = self.held()
@@ -278,7 +289,7 @@ class Neighbour:
         self._thread.join(DEADLINE)
 
     def _pause(self) -> bool:
-        """Leave the processors to others until somebody wants to see it work; True at the end."""
+        """Leave the processors to others until a test wants to see it work; True at the end."""
         with self._progress:
             self._progress.wait_for(lambda: self._stopped or self._rounds < self._wanted, PACE)
             return self._stopped

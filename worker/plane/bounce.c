@@ -9,9 +9,12 @@
 
 int plane_bounce_open(struct plane_bounce *bounce, uint32_t count, size_t bytes)
 {
-    void *memory = mmap(NULL, count * bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory;
 
+    if (count > PLANE_BOUNCE_MAX)
+        return -EINVAL;
+    memory = mmap(NULL, count * bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         return -errno;
     *bounce = (struct plane_bounce){

@@ -36,8 +36,8 @@ static inline volatile uint32_t *plane_ring_index(const struct plane_ring *ring,
 
 /*
  * Take the ring up at its published response index, which in a ring that is answered in order is
- * the first request without an answer. Both indices are still the guest's word: plane_ring_available
- * checks one against the other.
+ * the first request without an answer. Both indices are still the guest's word, and
+ * plane_ring_available checks one against the other.
  */
 static inline void plane_ring_open(struct plane_ring *ring, void *shared, uint32_t slots)
 {

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""What the supervisor prepares for a worker's jail: user id, control group, the socket's directory.
+
+The worker confines itself with it (worker/jail).
+"""

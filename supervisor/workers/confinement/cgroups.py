@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: MIT
 """A control group (v2) for each worker, where the host gives us a part of the tree.
 
-Source: the kernel's Documentation/admin-guide/cgroup-v2.rst. Its rules that shape this module: only
-the group's owner may make groups in it (delegation), and a group that hands controllers down to
-its children has no processes of its own ("no internal processes").
+Source: the kernel's Documentation/admin-guide/cgroup-v2.rst. Two of its rules shape this module:
+only the owner of a group may make groups in it (delegation), and a group that hands controllers
+down to its children has no processes of its own ("no internal processes").
 
-Where: with systemd, in the group of the unit `xenbackd-workers.service`, beside our own unit's.
-Not in our own: as soon as that hands controllers down, systemd cannot start the service again while
-workers live in it (EBUSY, exit status 219), and that is just when it must. Without systemd, in
-the group we are in, which we leave for a child of it; but never in the root of the whole tree.
+With systemd the leaves are in the group of the unit `xenbackd-workers.service`, beside our own
+unit's. They are not in our own: as soon as that hands controllers down, systemd cannot start the
+service again while workers live in it (EBUSY, exit status 219), which is just when it must. Without
+systemd they are in the group we are in, which we leave for a child of it; but never in the root of
+the whole tree.
 
-Below that a directory for the runtime directory, so that two supervisors do not meet, and in it one
-leaf per worker, named `<type>-<domid>-<devid>.<generation>`: whatever is left of a dead worker
-cannot be in the way of the next one. The supervisor makes and removes leaves, the worker enters
-its own.
+Below that there is a directory for the runtime directory, so that two supervisors do not meet, and
+in it one leaf per worker, named `<type>-<domid>-<devid>.<generation>`: what is left of a dead
+worker cannot be in the way of the next one. The supervisor makes and removes leaves, the worker
+enters its own.
 
 Invariants:
 
-- A leaf is made new for each worker and removed when the worker is known dead; what is still in it
-  then (a worker that could fork) is killed. Leaves that no living worker of an earlier supervisor
-  is in are removed at the start, in the same way.
-- Without delegation nothing is done, and `missing` says why; without one of the controllers the
+- Each worker has a new leaf, which is removed when the worker is known dead. Processes that are
+  still in it then (of a worker that could fork) are killed. Leaves without a living worker of an
+  earlier supervisor are removed in the same way at the start.
+- Without delegation nothing is done, and `missing` says why. Without one of the controllers the
   others are used.
 
 Does not move workers and knows nothing of what they do.
@@ -41,18 +42,18 @@ from shared.errors import HostError
 
 PROC: Final = Path("/proc")
 SYSTEMD: Final = Path("/run/systemd/system")
-"""Is there if systemd is process 1 (sd_booted(3))."""
+"""Exists if systemd is process 1 (sd_booted(3))."""
 
 UNIT: Final = "xenbackd-workers.service"
 OURS: Final = "supervisor"
-"""Group of the supervisor itself, where systemd does not give it one."""
+"""Group of the supervisor itself where systemd does not give it one."""
 UNITS: Final = "unit"
 """Group of the unit's own process."""
 
 CONTROLLERS: Final = ("memory", "pids", "cpu", "io")
 
 _MARKS: Final = ("user.delegate", "trusted.delegate")
-"""Attributes by which systemd says whose a group is (its CGROUP_DELEGATION.md)."""
+"""Attributes by which systemd marks a delegated group (its CGROUP_DELEGATION.md)."""
 
 
 class Cgroups:
@@ -61,19 +62,19 @@ class Cgroups:
     def __init__(self, runtime_dir: Path, proc: Path = PROC, systemd: Path = SYSTEMD) -> None:
         digest = hashlib.blake2b(os.fsencode(runtime_dir), digest_size=4).hexdigest()
         self.name = f"xenbackd-{digest}"
-        """Of the group that has the leaves."""
+        """Name of the group that has the leaves."""
         self._proc = proc
         self._systemd = systemd
         self._base: Path | None = None
         self._leaves: dict[DeviceId, Path] = {}
         self._dying: set[Path] = set()
         self.controllers: tuple[str, ...] = ()
-        """Those that leaves have."""
+        """Controllers that leaves have."""
         self.missing = "not opened"
         """Why there are no leaves; "" if there are."""
 
     def open(self, kept: Mapping[DeviceId, Path]) -> None:
-        """Find our part of the tree and prepare it; `kept` are leaves of workers that live."""
+        """Find our part of the tree and prepare it; `kept` are leaves of living workers."""
         self._leaves = dict(kept)
         try:
             above = self._delegated()
@@ -95,14 +96,14 @@ class Cgroups:
                 self._end(path)
 
     def close(self) -> None:
-        """Remove what is empty; leaves of living workers stay."""
+        """Remove empty groups; leaves of living workers stay."""
         self._sweep()
         if self._base is not None:
             with contextlib.suppress(OSError):
                 self._base.rmdir()
 
     def make(self, device: DeviceId, generation: int, config: JailConfig) -> Path | None:
-        """A new leaf for the next worker of a device; None where there are none.
+        """A new leaf for the next worker of a device; None if there can be no leaves.
 
         Raises:
             HostError: it cannot be made or bounded.
@@ -137,7 +138,7 @@ class Cgroups:
     # --- the end of a leaf
 
     def _end(self, leaf: Path) -> None:
-        """Kill what is in it and remove it; what cannot die at once is looked at again later."""
+        """Kill what is in it and remove it; one that does not die at once is looked at later."""
         with contextlib.suppress(OSError):  # since Linux 5.14
             (leaf / "cgroup.kill").write_text("1")
         self._dying.add(leaf)
@@ -156,7 +157,7 @@ class Cgroups:
     # --- our part of the tree
 
     def _delegated(self) -> Path:
-        """The group we may make groups in."""
+        """The group that we may make groups in."""
         mount = _mount_of(self._proc)
         own = mount / _own_group(self._proc).lstrip("/")
         if self._systemd.exists():
@@ -165,14 +166,14 @@ class Cgroups:
                 raise _NotOursError(f"systemd gives us none: {UNIT} does not run beside us")
             return above
         above = own.parent if own.name == OURS else own
-        if not (above / "cgroup.events").exists():  # which the root alone does not have
+        if not (above / "cgroup.events").exists():  # only the root has none
             raise _NotOursError(f"{above}: the root of the tree, which is everybody's")
         if not os.access(above / "cgroup.subtree_control", os.W_OK):
             raise _NotOursError(f"{above}: not ours to write")
         return above
 
     def _make_room(self, above: Path) -> None:
-        """A group with children has no processes: ours, or those of the unit, get one of them."""
+        """A group with children has no processes: move ours, or those of the unit, to a child."""
         units = self._systemd.exists()
         child = above / (UNITS if units else OURS)
         child.mkdir(exist_ok=True)
@@ -188,12 +189,12 @@ class _NotOursError(Exception):
 
 
 def _hand_down(group: Path) -> tuple[str, ...]:
-    """Give the children of a group every controller it has; those they then have."""
+    """Give the children of a group every controller it has; returns those that they then have."""
     available = (group / "cgroup.controllers").read_text().split()
     control = group / "cgroup.subtree_control"
     for name in CONTROLLERS:
         if name in available:
-            # One by one: io may be missing where cpu works. EBUSY: strangers are in the group.
+            # One by one: io may fail where cpu works. EBUSY: strangers are in the group.
             with contextlib.suppress(OSError):
                 control.write_text(f"+{name}")
     given = control.read_text().split()
@@ -201,10 +202,10 @@ def _hand_down(group: Path) -> tuple[str, ...]:
 
 
 def _bounds(config: JailConfig, controllers: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Files of a leaf and what belongs into them."""
+    """Files of a leaf, and what to write to them."""
     if "memory" in controllers:
         yield "memory.max", str(config.memory << 20)
-        # All of it or nothing: half a worker serves nobody.
+        # The kernel kills all of it or nothing: half a worker serves nobody.
         yield "memory.oom.group", "1"
     if "pids" in controllers:
         yield "pids.max", str(config.pids)
@@ -215,7 +216,7 @@ def _bounds(config: JailConfig, controllers: Collection[str]) -> Iterator[tuple[
 
 
 def _mount_of(proc: Path) -> Path:
-    """Where version 2 is mounted: beside version 1 on hybrid hosts (proc_pid_mountinfo(5))."""
+    """Where version 2 is mounted; on hybrid hosts beside version 1 (proc_pid_mountinfo(5))."""
     for line in (proc / "self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         if after.startswith("cgroup2 "):

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Where workers come in: the directory of their socket.
 
-A jailed worker has a user id of its own and nothing left of the file system but this one directory,
-mounted into its root. It must be able to connect anew, for when its supervisor dies another one
-binds the path. So the socket is open to every user, and so is the directory it lies in; the one
+A jailed worker has a user id of its own, and of the file system it has only this one directory,
+mounted into its root. It must be able to connect again, because when its supervisor dies the next
+one binds the path. So the socket is open to every user, and so is its directory. The directory
 above, `bus`, is for the supervisor's user alone and keeps the host's other users out. A jailed
-worker does not pass through that one: in its root the directories above the mount are others. Where
-the kernel's credentials of a connection are looked at: `supervisor.workers.bus`.
+worker does not pass through that one: in its root the directories above the mount are different.
+The kernel's credentials of a connection are checked in `supervisor.workers.bus`.
 
-Whoever cannot mount (root without CAP_SYS_ADMIN) but has its own user id cannot come back; the next
-supervisor replaces its worker instead of adopting it.
+A worker with a user id of its own that could not mount (root without CAP_SYS_ADMIN) cannot come
+back; the next supervisor replaces it instead of adopting it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ OPEN: Final = "door"
 
 
 def socket_path(runtime_dir: Path) -> Path:
-    """Path of the workers' socket: the longest of those that a supervisor makes."""
+    """Path of the workers' socket: the longest of all that a supervisor makes."""
     return runtime_dir / CLOSED / OPEN / "workers.sock"
 
 
 def make_door(runtime_dir: Path) -> Path:
-    """Make the directories; returns the path the socket is to be bound to.
+    """Make the directories; returns the path that the socket is to be bound to.
 
     Raises:
         ConfigError: they cannot be made.
@@ -38,7 +38,7 @@ def make_door(runtime_dir: Path) -> Path:
     try:
         for directory, mode in ((socket.parent.parent, 0o700), (socket.parent, 0o711)):
             directory.mkdir(exist_ok=True)
-            directory.chmod(mode)  # whatever the umask is
+            directory.chmod(mode)  # the umask does not matter then
     except OSError as error:
         raise ConfigError(f"runtime_dir: {socket.parent}: {error.strerror}") from error
     return socket

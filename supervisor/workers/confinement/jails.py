@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""What each worker is to be confined by, and what the supervisor must lay ready for that.
+"""What each worker is to be confined by, and what the supervisor must prepare for that.
 
-From the configuration to the `JailSpec` of a worker's birth: the mode, a user id of its own
-(`supervisor.workers.confinement.user_ids`; none where the supervisor is not root, for then the worker stays who it is),
-a control group where the host gives us some (`supervisor.workers.confinement.cgroups`) and the directory of the socket
-(`supervisor.workers.confinement.door`), which is all the worker keeps of the file system. What is given for a device is
-its own until its worker is known dead.
+Makes the `JailSpec` of a worker's birth from the configuration:
+
+- the mode;
+- a user id of its own (`supervisor.workers.confinement.user_ids`), unless the supervisor is not
+  root: then the worker keeps the supervisor's;
+- a control group where the host gives us some (`supervisor.workers.confinement.cgroups`);
+- the directory of the socket (`supervisor.workers.confinement.door`), which is all that the worker
+  keeps of the file system.
+
+What is given for a device is its own until its worker is known dead.
 
 Does not confine anything: the worker does that itself (worker/jail).
 """
@@ -16,6 +21,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from config.model import Config, JailConfig
 from shared.device_id import DeviceId
@@ -23,30 +29,35 @@ from shared.errors import ConfigError, HostError
 from shared.worker_spec import JailSpec
 from supervisor.workers.confinement.cgroups import Cgroups
 from supervisor.workers.confinement.user_ids import UserIds
-from supervisor.workers.records import Orphan
 
 _log = logging.getLogger("xenbackd.jails")
+
+
+class KeptJail(NamedTuple):
+    """What a living worker of an earlier supervisor has."""
+
+    uid: int
+    """0: it has none of its own."""
+    cgroup: str
+    """"": it has none of its own."""
 
 
 class Jails:
     """The jails of one supervisor's workers."""
 
     def __init__(self, keep: Path, user_ids: UserIds | None, cgroups: Cgroups | None) -> None:
-        """`keep`: directory of the workers' socket. Without `user_ids` they stay who we are."""
+        """`keep`: directory of the workers' socket. Without `user_ids` they keep ours."""
         self._keep = keep
         self._user_ids = user_ids
         self._cgroups = cgroups
 
-    def open(self, orphans: Mapping[DeviceId, Orphan]) -> None:
+    def open(self, kept: Mapping[DeviceId, KeptJail]) -> None:
         """Before any worker is started: what those of an earlier supervisor have stays theirs."""
-        living = {
-            device: orphan.record for device, orphan in orphans.items() if orphan.pidfd is not None
-        }
         if self._user_ids is not None:
-            self._user_ids.open({one: record.uid for one, record in living.items() if record.uid})
+            self._user_ids.open({one: jail.uid for one, jail in kept.items() if jail.uid})
         if self._cgroups is not None:
             self._cgroups.open(
-                {one: Path(record.cgroup) for one, record in living.items() if record.cgroup}
+                {one: Path(jail.cgroup) for one, jail in kept.items() if jail.cgroup}
             )
             if self._cgroups.missing:
                 _log.warning("jail: no control groups for workers: %s", self._cgroups.missing)
@@ -60,7 +71,7 @@ class Jails:
             self._cgroups.close()
 
     def prepare(self, device: DeviceId, generation: int, config: JailConfig) -> JailSpec | None:
-        """Lay everything ready for the next worker of a device; None: it gets no jail.
+        """Prepare everything for the next worker of a device; None: it gets no jail.
 
         Raises:
             HostError: no user id is left, or no control group can be made; nothing is kept.
@@ -106,18 +117,18 @@ def make_jails(runtime_dir: Path, keep: Path) -> Jails:
 
 
 def jail_of(config: Config, type_: str) -> JailConfig:
-    """What is written for a type, or else in general."""
+    """The jail of a type: its own section, or the general one."""
     own = config.types[type_].jail if type_ in config.types else None
     return own or config.jail
 
 
 def check_unjailed(config: Config, uid: int | None = None) -> None:
-    """Refuse to run workers as root without a jail, unless the file says so in words.
+    """Refuse to run workers as root without a jail, unless the file says explicitly that it may be.
 
-    `uid` is whose workers they would be; None: ours.
+    `uid` is the user that the workers would run as; None: ours.
 
     Raises:
-        ConfigError: a type that is enabled would be served like that.
+        ConfigError: an enabled type would be served like that.
     """
     if (os.geteuid() if uid is None else uid) != 0:
         return
@@ -131,7 +142,7 @@ def check_unjailed(config: Config, uid: int | None = None) -> None:
 
 
 def warn_of_weak(config: Config) -> None:
-    """Say in the log which types are served with less than a jail."""
+    """Log which types are served with less than a jail."""
     for type_, one in config.types.items():
         mode = jail_of(config, type_).mode
         if one.enabled and mode == "log":

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""A user id for each worker: who has which.
+"""The user ids of workers: one for each.
 
-Workers of one user id could send each other signals and trace each other, so none is given twice.
+Two workers of one user id could send each other signals and trace each other, so no id is given
+twice.
 
 Invariants:
 
-- A device has its id from before its worker is forked until that worker is known dead, whichever
-  supervisor looks after it: the ids of workers that an earlier one left are taken before the
-  first is given.
+- A device has its id from before its worker is forked until that worker is known dead, over
+  supervisors too: the ids of workers that an earlier one left are taken before the first is given.
 - An id that any other process on the host runs under is not given. /proc is read for that at the
-  start, and once more before it is said that none is left.
+  start, and again before it is reported that no id is left.
 - A worker that could fork (jail.mode: log) may have left a process, so its id is in doubt
   afterwards, until /proc has been read again.
 
-Whose id it is in /etc/passwd is not asked: a number may belong to somebody who is not logged in,
-but that is for the operator, whom `xenbackd doctor` tells.
+/etc/passwd is not read: an id may belong to a user who is not logged in, but `xenbackd doctor`
+tells the operator that.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class UserIds:
     def open(self, taken: Mapping[DeviceId, int]) -> None:
         """Begin with what living workers of an earlier supervisor have."""
         self._taken = dict(taken)
-        # Nobody knows what their jails were like.
+        # What their jails allowed is not known.
         self._may_fork = set(taken)
         self._look()
 
@@ -90,9 +90,9 @@ class UserIds:
 
 
 def _user_ids(proc: Path) -> Iterator[int]:
-    """All ids that a process of the host has: real, effective, saved and of its file accesses.
+    """All ids that processes of the host have: real, effective, saved and for file access.
 
-    Not the owner of its directory in /proc, which is root for every process that may not be dumped.
+    Not the owner of a process's directory in /proc: that is root if it may not be dumped.
     """
     for entry in proc.iterdir():
         if not entry.name.isdigit():

@@ -196,7 +196,7 @@ class MiniBackend:
 
     def __exit__(self, *_: object) -> None:
         self._quit.set()
-        # Any event wakes it; this one nobody else looks at.
+        # Any event wakes it; nothing else looks at this one.
         with suppress(HostError), BlockingXenstore(self.directory / "xenstored" / "socket") as xs:
             xs.write(f"{_BASE}", b"")
         self._thread.join(5)
@@ -217,7 +217,7 @@ class MiniBackend:
                     away = False
                     self._turn()
                 except HostError:
-                    # xenstored is away; the rings would work on, but nobody asks that of us.
+                    # xenstored is away; the rings would work on, but no test needs that.
                     away = True
                     self._quit.wait(0.05)
         except Exception as error:  # noqa: BLE001 - shown by the test's thread

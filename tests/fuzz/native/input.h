@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The bytes of one fuzz case, read from front to back. What is missing at the end reads as 0, so
- * every input is a case and a prefix of one is a simpler one.
+ * every input is a case, and each of its prefixes a simpler one.
  */
 #ifndef XENBACKD_FUZZ_INPUT_H
 #define XENBACKD_FUZZ_INPUT_H

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The second reading of a request, see oracle.h. */
 #include "oracle.h"
 
 #include <string.h>

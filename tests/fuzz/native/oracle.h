@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the interface says about a request (xen/include/public/io/blkif.h), read by other code than
- * the one under test: with wide arithmetic instead of careful subtraction.
+ * What the interface says about a request (xen/include/public/io/blkif.h), read by code other than
+ * the code under test: with wide arithmetic instead of careful subtraction.
  */
 #ifndef XENBACKD_FUZZ_ORACLE_H
 #define XENBACKD_FUZZ_ORACLE_H

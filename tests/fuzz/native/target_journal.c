@@ -2,9 +2,9 @@
 /*
  * Workers that die and are succeeded, and journals that are not what a worker left.
  *
- * Died honestly, at any store: every request the guest has put gets one answer, whoever gives it.
- * Forged: the successor refuses and has then touched neither ring nor journal nor disk, or it
- * takes the ring up and holds all promises of world.h about what it does from there on.
+ * After an honest death, at any store, every request the guest has put gets one answer, from one
+ * worker or another. A successor that finds a forged journal refuses, and has then touched neither
+ * ring nor journal nor disk; or it takes the ring up and keeps all promises of world.h from there.
  *
  * Input: settings (world.c), then one byte per step and what the step takes.
  */

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Everything around one block backend, for the fuzz targets: a guest with memory, grants and a
- * ring, a disk that may fail in every way a disk can, and the promises that are checked whenever
+ * ring, a disk that may fail in every way a disk can, and the promises, which are checked whenever
  * the backend calls out and after it returns:
  *
- * - the disk is touched within its bounds only, and not at all by a write if it is read-only;
- * - the backend touches no memory but its buffers and pages that are mapped at that moment;
+ * - the disk is touched within its bounds only, and never written if it is read-only;
+ * - the backend touches no memory except its buffers and pages that are mapped at that moment;
  * - each request that was taken gets one answer, with its id and operation and the status that
  *   the interface allows; nothing but these answers and two indices is ever written into the ring;
  * - a page that was never granted for writing does not change;
  * - after the detach nothing is mapped and nothing is left without an answer.
  *
- * The backend is the real one but for its threads: blk_inject.c has them in a list, so one input
- * is always the same case, and can stop it before any store.
+ * The backend is the real one except for its threads: blk_inject.c keeps their jobs in a list, so
+ * one input is always the same case, and can stop it before any store.
  *
  *   world.c             opening, attaching, dying, ending
  *   world_deeds.c       what the guest does

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The promises about the ring. What the backend has taken and answered is seen in its own indices;
- * what it wrote is seen by comparing the ring with a copy that only the guest's writes and the
- * answers that were due go into.
+ * The promises about the ring. What the backend has taken and answered is seen in its own indices.
+ * What it wrote is seen by comparing the ring with a copy, into which only the guest's writes and
+ * the answers that were due go.
  */
 #include "world.h"
 

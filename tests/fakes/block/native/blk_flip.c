@@ -2,11 +2,11 @@
 /*
  * The guest of the double-fetch test (XSA-155): one thread puts requests and checks the answers,
  * another one writes over the requests all the time, good values and bad ones in turn. A backend
- * that looks at a field twice sooner or later sees two of them.
+ * that looks at a field twice sooner or later sees two different ones.
  *
- * What is flipped and where an answer lies overlap, so of the answers is checked what no flip can
- * reach: whose request it is (bytes 2 and 3 of its id), the operation, the padding behind that, the
- * status, and, in the 64-bit layout, that the upper half of the id is one that was written.
+ * What is flipped overlaps with where answers are written, so the test checks only what no flip can
+ * reach: whose request it is (bytes 2 and 3 of its id), the operation, the padding behind it, the
+ * status and, in the 64-bit layout, that the upper half of the id is one that was written.
  */
 #define _GNU_SOURCE
 #include <errno.h>

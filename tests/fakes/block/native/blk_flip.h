@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a test sees of the guest that changes its requests while they are parsed, and of the host
- * that watches the backend meanwhile; fed to cffi as it is.
+ * that watches the backend meanwhile. cffi reads this file too.
  */
 
-/* Longest that one round may take; only ever reached by a backend that answers no more. */
+/* The longest one round may take; only a backend that has stopped answering reaches it. */
 #define FLIP_STUCK_SECONDS 60
 /* Likewise for the answer to one request. */
 #define FLIP_LOST_SECONDS 20
@@ -22,7 +22,7 @@ struct flip_config {
     uint32_t read_only;
 };
 
-/* The backend under test: blk_run and blk_status of whatever module holds it. */
+/* The backend under test: blk_run and blk_status of the module that has it. */
 struct flip_engine {
     struct blk_dev *dev;
     int (*run)(struct blk_dev *dev, const int *wake_fds, uint32_t count, int timeout_ms);
@@ -51,9 +51,9 @@ const struct blk_disk *flip_disk(struct flip *flip);
 int flip_start(struct flip *flip, int producer);
 void flip_stop(struct flip *flip);
 /*
- * Instead: put that many flushes one after another, with ever other pauses between them, and send
- * an event for those alone for which req_event asks. Ends with a write to the eventfd `done`, when
- * all are answered, or, as a violation, when no answer comes any more. 0 or -errno.
+ * Instead: put that many flushes one after another, with changing pauses between them, and send an
+ * event only for those for which req_event asks. Ends with a write to the eventfd `done` when all
+ * are answered or, as a violation, when no answer comes any more. 0 or -errno.
  */
 int flip_ring(struct flip *flip, uint64_t pushes, int done);
 /*

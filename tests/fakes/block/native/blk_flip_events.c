@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A guest that keeps to the rules of events to the letter: it rings when req_event asks for it and
- * never else. Its pauses sweep over what a backend needs to go to sleep, so that sooner or later a
- * request comes between its last look at req_prod and its wish for an event.
+ * A guest that keeps to the rules of events to the letter: it sends one when req_event asks for it,
+ * and at no other time. Its pauses sweep over the time a backend needs to go to sleep, so that
+ * sooner or later a request comes between the backend's last look at req_prod and its sleep.
  */
 #include <errno.h>
 #include <sched.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The host of the double-fetch test: grants and a disk that do next to nothing and look closely at
- * what they are asked for. Whatever a backend may never do, whatever stands in the ring, is a
- * violation: outside of the disk, of a page or of its own buffers, a reference that nobody wrote,
- * a write to a disk that is read-only.
+ * what they are asked for. What a backend may never do, with any content of the ring, is a
+ * violation: going outside the disk, a page or its own buffers, using a reference that nobody
+ * wrote, writing to a read-only disk.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -41,7 +41,7 @@ struct flip {
     int done;
     uint64_t flips; /* atomic */
     uint64_t violations; /* atomic: the disk is called from I/O threads too */
-    struct flip_report count; /* of the ring's thread, but for: */
+    struct flip_report count; /* of the ring's thread, except: */
     uint64_t reads, writes, flushes, discards; /* atomic */
 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a test sees of a block backend that can be stopped anywhere; fed to cffi as it is. */
+/* What a test sees of a block backend that can be stopped anywhere. cffi reads this file too. */
 
 #define BLK_KILLED -1000
 

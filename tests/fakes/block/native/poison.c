@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* For LD_PRELOAD: a file of which the 4 KiB at POISON_OFFSET kill whoever reads them. */
+/* For LD_PRELOAD: a process that reads the 4 KiB at POISON_OFFSET of a file crashes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>

@@ -132,7 +132,7 @@ def test_blkfront_load_with_verification_finds_nothing_wrong(
 def test_s16_blkfront_reconnect_gets_a_new_connection(
     directory: Path, dom0: BlockingXenstore
 ) -> None:
-    """Closed in order and connected anew, as after a reboot; the content is still there."""
+    """Closed in order and connected again, as after a reboot; the content is still there."""
     with MiniBackend(directory) as backend, guest(dom0, directory) as (domain, [disk]):
         disk.connect()
         disk.write(0, b"before--" * 64)

@@ -45,7 +45,7 @@ def test_device_number_known_name_is_what_libxl_computes(vdev: str, number: int)
     "vdev", ["", "xvd", "xvda01", "XVDA", "vda", "xvda256", "hde", "sdq", "xvd1"]
 )
 def test_device_number_unknown_name_is_config_error(vdev: str) -> None:
-    """A name nobody has a number for is refused by name."""
+    """A name that has no number is refused by name."""
     with pytest.raises(ConfigError, match="vdev"):
         device_number(vdev)
 

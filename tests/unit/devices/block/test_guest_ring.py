@@ -127,7 +127,7 @@ def test_ring_response_sent_twice_is_found() -> None:
 
 
 def test_ring_producer_ahead_of_what_was_asked_is_found() -> None:
-    """A response index nobody can have reached is not followed."""
+    """A response index that cannot have been reached is not followed."""
     with Loop(faults={"swallow": 1}) as loop:
         loop.ring.read(0, 1)
         loop.ring.poke(RSP_PROD, 1000)
@@ -160,7 +160,7 @@ def test_ring_few_pages_still_move_large_blocks() -> None:
 
 
 def test_ring_no_page_for_one_request_is_an_error() -> None:
-    """Said at once instead of waiting for ever."""
+    """Said at once instead of waiting forever."""
     with Loop(pages=2) as loop, pytest.raises(HostError, match="buffer space"):
         loop.ring.run(LoadConfig(block_size=65536).check(1 << 20))
 

@@ -1,83 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""What the toolstack writes, against a store that is a dictionary."""
+"""What the toolstack writes for a disk, against a store that is a dictionary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
-
 import pytest
 
-from embedded.toolstack import create_domain, remove_domain, request_close
-from shared.errors import HostError
-from shared.xenstore.errors import NoEntryError
+from embedded.toolstack import create_domain, remove_domain
+from shared.errors import ConfigError, HostError
+from tests.fakes.dict_store import DictStore
 from worker.devices.block.guest.disk import DiskSpec
-from worker.devices.block.guest.toolstack import attach_disk
-
-T = TypeVar("T")
-
-
-class DictStore:
-    """Nodes and permissions; transactions that only count."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, bytes] = {}
-        self.perms: dict[str, list[str]] = {}
-        self.transactions = 0
-        self.outside: list[str] = []
-        self.introduced: list[int] = []
-
-    def read_or_none(self, path: str, tx: int = 0) -> bytes | None:
-        return self.nodes.get(path)
-
-    def write_many(self, nodes: Mapping[str, bytes | str], tx: int = 0) -> None:
-        for path, value in nodes.items():
-            self.write(path, value, tx)
-
-    def write(self, path: str, value: bytes | str, tx: int = 0) -> None:
-        if not tx:
-            self.outside.append(path)
-        self._parents(path)
-        self.nodes[path] = value.encode() if isinstance(value, str) else value
-
-    def mkdir(self, path: str, tx: int = 0) -> None:
-        self._parents(path)
-        self.nodes.setdefault(path, b"")
-
-    def rm(self, path: str, tx: int = 0) -> None:
-        found = [node for node in self.nodes if node == path or node.startswith(f"{path}/")]
-        if not found:
-            raise NoEntryError("rm", path, "ENOENT")
-        for node in found:
-            del self.nodes[node]
-
-    def directory(self, path: str, tx: int = 0) -> list[str]:
-        if path not in self.nodes:
-            raise NoEntryError("directory", path, "ENOENT")
-        below = [node[len(path) + 1 :] for node in self.nodes if node.startswith(f"{path}/")]
-        return sorted({node.split("/")[0] for node in below})
-
-    def set_perms(self, path: str, perms: Sequence[str], tx: int = 0) -> None:
-        self.perms[path] = list(perms)
-
-    def transact(self, body: Callable[[int], T]) -> T:
-        self.transactions += 1
-        return body(self.transactions)
-
-    def introduce(self, domid: int, mfn: int = 0, port: int = 0) -> None:
-        self.introduced.append(domid)
-
-    def below(self, path: str) -> dict[str, str]:
-        """Nodes below a directory that have a value."""
-        return {
-            node[len(path) + 1 :]: value.decode()
-            for node, value in self.nodes.items()
-            if node.startswith(f"{path}/") and value
-        }
-
-    def _parents(self, path: str) -> None:
-        while (path := path.rpartition("/")[0]) and path not in self.nodes:
-            self.nodes[path] = b""
+from worker.devices.block.guest.side import GUEST
+from worker.devices.block.guest.toolstack import attach_disk, new_disks
 
 
 @pytest.fixture
@@ -85,18 +18,6 @@ def store() -> DictStore:
     store = DictStore()
     create_domain(store, 3, "demo", 65536)
     return store
-
-
-def test_create_domain_home_is_written_then_introduced(store: DictStore) -> None:
-    """The guest may read its home and write only what is its own."""
-    assert store.introduced == [3]
-    assert store.outside == []
-    home = store.below("/local/domain/3")
-    assert (home["name"], home["domid"], home["memory/target"]) == ("demo", "3", "65536")
-    assert home["vm"].startswith("/vm/")
-    assert store.perms["/local/domain/3"] == ["n0", "r3"]
-    assert store.perms["/local/domain/3/data"] == ["n3"]
-    assert "/local/domain/3/device/vbd" not in store.perms
 
 
 def test_attach_disk_writes_the_nodes_libxl_writes(store: DictStore) -> None:
@@ -152,22 +73,6 @@ def test_attach_disk_twice_is_refused(store: DictStore) -> None:
     assert store.below("/local/domain/0/backend/vbd/3/51712")["params"] == "/x"
 
 
-@pytest.mark.parametrize(("state", "after"), [(b"4", b"5"), (b"2", b"5"), (b"6", b"6")])
-def test_request_close_backend_goes_offline(store: DictStore, state: bytes, after: bytes) -> None:
-    """online 0 and Closing, but a closed device stays closed."""
-    back = "/local/domain/0/backend/vbd/3/51712"
-    attach_disk(store, 3, DiskSpec(path="/x", vdev="xvda"))
-    store.nodes[f"{back}/state"] = state
-    request_close(store, back)
-    assert (store.nodes[f"{back}/online"], store.nodes[f"{back}/state"]) == (b"0", after)
-
-
-def test_request_close_removed_backend_is_not_made_again(store: DictStore) -> None:
-    """What is gone stays gone."""
-    request_close(store, "/local/domain/0/backend/vbd/3/51712")
-    assert "/local/domain/0/backend" not in store.nodes
-
-
 def test_remove_domain_nothing_of_it_is_left(store: DictStore) -> None:
     """Backends in every domain and of every kind, and only those of this domain."""
     create_domain(store, 4, "other", 1)
@@ -180,3 +85,19 @@ def test_remove_domain_nothing_of_it_is_left(store: DictStore) -> None:
     left = [node for node in store.nodes if "/3/" in f"{node}/" or node.startswith(vm)]
     assert left == []
     assert store.below("/local/domain/0/backend/vbd/4/51712")["params"] == "/z"
+
+
+def test_new_disks_names_are_free_ones_of_the_guest() -> None:
+    """Beside a disk that the guest has, two that ask for no name get the next ones."""
+    disks = new_disks([DiskSpec(path="/1"), DiskSpec(path="/2")], taken=[51712, 51744])
+    assert [(disk.name, disk.devid) for disk in disks] == [("xvdb", 51728), ("xvdd", 51760)]
+    with pytest.raises(ConfigError, match="used twice"):
+        new_disks([DiskSpec(path="/1", vdev="xvda")], taken=[51712])
+
+
+def test_side_arguments_of_the_command_line_become_new_disks() -> None:
+    """`--disk` twice: kinds of both ends, names, and the nodes of each."""
+    first, second = GUEST.new_devices(["/a", "/b,ro,kind=qdisk"], ())
+    assert (first.kind, first.backend_kind, first.name) == ("vbd", "vbd", "xvda")
+    assert (second.kind, second.backend_kind, second.name) == ("vbd", "qdisk", "xvdb")
+    assert (first.backend["mode"], second.backend["mode"]) == ("w", "r")

@@ -64,7 +64,7 @@ def test_load_tick_bounds_what_begins_and_takes_a_stop() -> None:
 
 
 def test_load_tick_longer_than_the_stall_is_not_stuck() -> None:
-    """A guest that asks for nothing waits for nobody."""
+    """A guest that asks for nothing waits for nothing."""
     with Loop() as loop:
         result = run(loop, rw="randread", depth=1, runtime=0.8, tick=0.8, stall=0.4)
         assert result.end == "done"
@@ -178,7 +178,7 @@ def test_verify_content_of_someone_else_is_foreign() -> None:
 
 
 def test_verify_single_wrong_bit_is_found_at_its_byte() -> None:
-    """The last bit of a unit counts as well."""
+    """The last bit of a unit counts too."""
     with Loop() as loop, _table() as table:
         run(loop, table, rw="write", depth=4, verify=True)
         loop.disk[8191] = bytes([loop.disk[8191][0] ^ 0x80])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +15,18 @@ from shared.errors import HostError
 from shared.hypervisor import libraries, select, xen
 from shared.hypervisor.select import open_hypervisor
 from supervisor import places
+from tests.root import ROOT
 
 MODULE = "shared.hypervisor.xen"
+
+WITHOUT_EMBEDDED = """
+import sys
+from pathlib import Path
+from shared.hypervisor import select
+assert not any(name.split(".")[0] == "embedded" for name in sys.modules)
+select.warm_up(Path("/nowhere"))
+assert select.EMBEDDED in sys.modules
+"""
 
 
 @pytest.fixture
@@ -111,3 +122,21 @@ def test_select_warm_up_library_missing_is_left_to_the_worker(
     monkeypatch.setattr(xen, "load_evtchn", refuse)
     select.warm_up(tmp_path)
     assert asked == [libraries.EVTCHN]
+
+
+def test_select_finds_the_embedded_hypervisor_when_it_is_wanted() -> None:
+    """It lives above this package: imported by its name, by the fork server for all workers."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EMBEDDED], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_select_embedded_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Xen's workers do without it; one that is told to use it says what is missing."""
+    monkeypatch.setitem(sys.modules, select.EMBEDDED, None)
+    select.warm_up(tmp_path / "evtchn")
+    with pytest.raises(HostError, match=r"open hypervisor: embedded: .*embedded\.handles"):
+        open_hypervisor("embedded", str(tmp_path))

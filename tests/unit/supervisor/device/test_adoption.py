@@ -17,8 +17,8 @@ from shared.device_types import resolve
 from shared.errors import Blame
 from shared.lifecycle_types import Hold, WorkerPhase
 from supervisor.policy.restart import Memory
+from supervisor.workers.ends import KILL_PATIENCE
 from supervisor.workers.records import Orphan, WorkerRecord, digest, ring_identity
-from supervisor.workers.spawner import KILL_PATIENCE
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
 from tests.fakes.supervisor_world import ERROR, VBD, World
 
@@ -37,7 +37,7 @@ def left(world: World, *, pid: int | None = 77, dead: bool = False, **fields: An
         "pid": pid,
     }
     record = WorkerRecord(**{**known, **fields})
-    world.services.orphans[VBD] = Orphan(record, None if pid is None or dead else 1000)
+    world.surroundings.orphans[VBD] = Orphan(record, None if pid is None or dead else 1000)
 
 
 async def adopting(state: int = 4, frontend: int = 4, **fields: Any) -> World:
@@ -231,11 +231,11 @@ async def test_adoption_pause_before_the_next_worker_goes_on() -> None:
         first.workers.exits(VBD, -11)
         await settle()
     held = first.records.files[VBD]
-    await pass_time(held.held_until - first.services.clock() - 0.01)
+    await pass_time(held.held_until - first.surroundings.clock() - 0.01)
 
     world = World()
     world.plug(state=4, frontend=4)
-    world.services.orphans[VBD] = Orphan(held, None)
+    world.surroundings.orphans[VBD] = Orphan(held, None)
     await world.start()
     assert world.device().lifecycle.hold is Hold.BACKOFF
     assert world.workers.starts == []
@@ -263,7 +263,7 @@ async def test_adoption_pause_ends_by_the_operators_word() -> None:
     world = World()
     world.plug(state=6, frontend=6)
     left(world, pid=None, held_until=now + 60, memory=memory)
-    world.records.files[VBD] = world.services.orphans[VBD].record
+    world.records.files[VBD] = world.surroundings.orphans[VBD].record
     await world.start()
     world.device().release()
     assert world.device().lifecycle.hold is Hold.NONE
@@ -287,7 +287,7 @@ async def test_adoption_remembered_device_that_is_gone_is_forgotten() -> None:
     now = asyncio.get_running_loop().time()
     world = World()
     left(world, pid=None, held_until=now + 60, memory=Memory(counted=(now,), streak=2))
-    world.records.files[VBD] = world.services.orphans[VBD].record
+    world.records.files[VBD] = world.surroundings.orphans[VBD].record
     await world.start()
     assert world.workers.starts == []
     assert VBD not in world.registry
@@ -300,7 +300,7 @@ async def test_adoption_quarantine_that_was_cleared_is_not_found_again() -> None
     world = World()
     world.plug(state=6, frontend=6)
     left(world, pid=None, quarantined=True)
-    world.records.files[VBD] = world.services.orphans[VBD].record
+    world.records.files[VBD] = world.surroundings.orphans[VBD].record
     await world.start()
     assert world.device().lifecycle.hold is Hold.QUARANTINED
     world.device().release()
@@ -390,10 +390,12 @@ async def test_adoption_worker_of_a_handler_that_is_not_installed_is_left_alone(
     world.plug(state=4, frontend=4)
     left(world, handler="uninstalled")
     pidfd = os.pidfd_open(os.getpid())
-    world.services.orphans[VBD] = dataclasses.replace(world.services.orphans[VBD], pidfd=pidfd)
+    world.surroundings.orphans[VBD] = dataclasses.replace(
+        world.surroundings.orphans[VBD], pidfd=pidfd
+    )
     await world.start()
     assert VBD not in world.registry
-    assert world.services.orphans == {}
+    assert world.surroundings.orphans == {}
     assert b"'uninstalled': not installed" in world.store.nodes[ERROR]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(pidfd)

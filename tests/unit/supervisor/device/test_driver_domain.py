@@ -26,7 +26,7 @@ class UnprivilegedStore(FakeStore):
 async def driver_domain() -> World:
     """A device that was served, closed and unplugged by the toolstack."""
     world = World(store=UnprivilegedStore())
-    world.services.own_domid = 1
+    world.surroundings.own_domid = 1
     await world.start()
     await world.serving()
     world.store.put(f"{world.back()}/online", b"0")

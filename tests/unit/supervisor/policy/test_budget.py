@@ -177,7 +177,7 @@ async def test_device_unplugged_while_held_leaves_its_turn_to_others() -> None:
     world.store.remove(world.back())
     await settle()
     assert world.registry.get(VBD) is None
-    now = world.services.clock()
-    assert now == world.services.budget.turn(3, now, LimitsConfig(domain_restarts=3))
+    now = world.surroundings.clock()
+    assert now == world.surroundings.budget.turn(3, now, LimitsConfig(domain_restarts=3))
     await pass_time(700)
     assert starts == world.workers.starts

@@ -15,7 +15,7 @@ import zmq
 from shared.device_id import DeviceId
 from shared.errors import BackendBug
 from shared.messages import Beat, FromWorker, Hello, Init, Initialised, encode
-from supervisor.workers import bus
+from supervisor.workers import bus, peer
 from supervisor.workers.bus import Bus
 
 DEVICE = DeviceId("vbd", 1, 51712)
@@ -83,8 +83,8 @@ def test_bus_answers_that_were_asked_for_do_not_use_up_a_workers_budget(
     context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guest that connects and closes without end has its worker asked as often: no flood."""
-    monkeypatch.setattr(bus, "MESSAGES_BURST", 4)
-    monkeypatch.setattr(bus, "MESSAGES_PERIOD", 3600.0)
+    monkeypatch.setattr(peer, "MESSAGES_BURST", 4)
+    monkeypatch.setattr(peer, "MESSAGES_PERIOD", 3600.0)
 
     async def scenario(path: Path) -> None:
         said = Said()

@@ -25,7 +25,7 @@ async def watched_world(config: Config | None = None) -> AsyncIterator[World]:
     world = await world_of(config)
     await world.serving()
     watchdog = Watchdog(
-        lambda: (device.link for device in world.registry), lambda: world.services.config
+        lambda: (device.link for device in world.registry), lambda: world.surroundings.config
     )
     watchdog.start()
     try:

@@ -232,7 +232,7 @@ async def test_link_renewal_is_a_restart_at_once_and_no_failure() -> None:
     assert world.workers.starts == [(VBD, 1), (VBD, 2)]
     status = world.status()
     assert (status.failures, status.last_failure, status.error) == (0, "", "")
-    assert world.device().link.failures == 0
+    assert world.device().link.succession.failures == 0
 
 
 @in_clock_loop

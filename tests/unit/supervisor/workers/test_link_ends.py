@@ -139,7 +139,7 @@ async def test_device_held_for_config_tries_again_after_a_reload() -> None:
     await settle()
     assert Hold.CONFIG is world.device().lifecycle.hold
     changed = TypeConfig(handler="block", options={"poll_us": 1})
-    reconfigure(world.device(), changed, world.services.config)
+    reconfigure(world.device(), changed, world.surroundings.config)
     await settle()
     assert world.workers.specs[VBD].options == {"poll_us": 1}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from shared.device_id import DeviceId
 from shared.errors import HostError
-from supervisor.workers.spawner import LOCK_PATIENCE, LOCK_RETRY, Spawner
+from supervisor.workers.locks import LOCK_PATIENCE, LOCK_RETRY
+from supervisor.workers.spawner import Spawner
 from tests.fakes.clock_loop import in_clock_loop, pass_time
 from tests.fakes.supervisor_world import VBD, spec_of
 

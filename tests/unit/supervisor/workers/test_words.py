@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from shared import lifecycle_types as t
 from shared import messages as m
-from shared.errors import Blame
+from shared.device_types import resolve
+from shared.errors import BackendBug, Blame
 from shared.limits import PUBLISHED_NODES_MAX
-from supervisor.workers.words import FAILURES_HEARD
+from supervisor.workers.words import FAILURES_HEARD, Answer, Failure, Renewal, Words
 from tests.fakes.clock_loop import in_clock_loop, settle
 from tests.fakes.supervisor_world import ERROR, VBD, world_of
 
@@ -115,3 +118,54 @@ async def test_link_worker_that_fails_without_end_is_heard_a_few_times(
     await settle()
     assert len([one for one in caplog.messages if "host: " in one]) == FAILURES_HEARD
     assert world.workers.kinds(VBD)[-1] == "Stop"
+
+
+def words() -> Words:
+    """Of a worker that has just been started."""
+    return Words(VBD, resolve("block"))
+
+
+def message(kind: Callable[..., m.FromWorker], **fields: Any) -> m.FromWorker:
+    """As the bus hands it out."""
+    return kind(device=VBD, generation=1, seq=0, **fields)
+
+
+def test_words_answer_carries_its_event_and_its_nodes() -> None:
+    """All that the device must know of an answer is in one word."""
+    nodes = {"sectors": b"8"}
+    word = words().check(message(m.Attached, nodes=nodes))
+    assert word == Answer(t.WorkerAttached(), nodes)
+
+
+def test_words_failure_that_nobody_heard_comes_with_present() -> None:
+    """An adopted worker that failed gives no answer but a failure."""
+    present = message(
+        m.Present, phase="idle", greeted=False, nodes={}, stage="serve", text="ring: torn"
+    )
+    assert words().check(present) == Failure(Blame.US, "ring: torn", "serve")
+
+
+def test_words_renewal_is_an_answer_to_init_only() -> None:
+    """Before `Init` and after its answer it is no word of an honest worker."""
+    heard = words()
+    with pytest.raises(BackendBug, match="not asked for"):
+        heard.check(message(m.Renew))
+    heard.asked(m.Init)
+    assert heard.check(message(m.Renew)) == Renewal()
+    heard.check(message(m.Initialised, nodes={}))
+    with pytest.raises(BackendBug, match="not asked for"):
+        heard.check(message(m.Renew))
+
+
+def test_words_of_another_worker_begin_with_nothing_said() -> None:
+    """Neither names nor failures of its predecessor count against it."""
+    heard = words()
+    names = [f"feature-{number}" for number in range(PUBLISHED_NODES_MAX)]
+    heard.check(message(m.Publish, nodes=dict.fromkeys(names, b"")))
+    failed = message(m.Failed, stage="serve", blame=Blame.US, text="again")
+    assert [heard.check(failed) for _ in range(FAILURES_HEARD + 1)][-1] is None
+    with pytest.raises(BackendBug, match="more than it may have"):
+        heard.check(message(m.Publish, nodes={"feature-x": b""}))
+    heard.forget()
+    assert heard.check(message(m.Publish, nodes={"feature-x": b""})) is not None
+    assert heard.check(failed) == Failure(Blame.US, "again", "serve")

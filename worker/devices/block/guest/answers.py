@@ -38,17 +38,17 @@ def details(disk: BlockFrontend) -> DiskDetails:
 def answer(disk: BlockFrontend, body: msgspec.Raw, exchange: Exchange) -> None:
     """Carry out one request; raises as `GuestSide.answer`."""
     match messages.decode_request(body):
-        case messages.Io(config, progress):
+        case messages.RunLoad(config, progress):
             with _Watcher(exchange, disk, progress):
                 result = disk.run_load(config)
-            exchange.reply(messages.IoReply(result))
+            exchange.reply(messages.LoadReply(result))
         case messages.ReadOut(offset, count):
             _read_out(disk, offset, count, exchange)
         case messages.WriteIn(offset, count):
             _write_in(disk, offset, count, exchange)
-        case messages.Flush():
+        case messages.FlushDisk():
             disk.flush()
-            exchange.reply(messages.Flushed())
+            exchange.reply(messages.DiskFlushed())
 
 
 def _range(disk: BlockFrontend, offset: int, count: int) -> int:
@@ -79,7 +79,7 @@ def _read_out(disk: BlockFrontend, offset: int, count: int, exchange: Exchange) 
 
 def _write_in(disk: BlockFrontend, offset: int, count: int, exchange: Exchange) -> None:
     left = _range(disk, offset, count) if count else 0
-    exchange.expect(left, messages.Ready())
+    exchange.expect(left, messages.SendData())
     sector = offset // SECTOR
     while left:
         data = exchange.receive(min(left, CHUNK))
@@ -87,7 +87,7 @@ def _write_in(disk: BlockFrontend, offset: int, count: int, exchange: Exchange) 
         left -= len(data)
         sector += len(data) // SECTOR
     disk.flush()
-    exchange.reply(messages.Written(count))
+    exchange.reply(messages.DataWritten(count))
 
 
 class _Watcher:

@@ -32,12 +32,12 @@ class RemoteDisk(DeviceClient):
         interval: float = 0.25,
     ) -> LoadResult:
         """Run a load to its end; closing the connection ends it early."""
-        request = messages.Io(config, interval if progress else 0.0)
+        request = messages.RunLoad(config, interval if progress else 0.0)
         self._send(request, config.runtime + config.stall + IO_TIMEOUT)
         while isinstance(reply := self._reply(), messages.ProgressReply):
             if progress is not None:
                 progress(reply.progress)
-        return self._checked(reply, messages.IoReply).result
+        return self._checked(reply, messages.LoadReply).result
 
     def read_out(self, offset: int = 0, count: int = 0) -> Iterator[bytes]:
         """The content from `offset` (bytes) on; `count` 0 is to the end."""
@@ -48,18 +48,18 @@ class RemoteDisk(DeviceClient):
     def write_in(self, offset: int, count: int, chunks: Iterable[bytes]) -> None:
         """Write exactly `count` bytes at `offset`, then flush."""
         self._send(messages.WriteIn(offset, count), IO_TIMEOUT)
-        self._expect(messages.Ready)
+        self._expect(messages.SendData)
         for chunk in chunks:
             try:
                 self._client.send_raw(chunk)
             except OSError:
                 break  # It refused half-way; its answer says why.
-        self._expect(messages.Written)
+        self._expect(messages.DataWritten)
 
     def flush(self) -> None:
         """Flush the disk."""
-        self._send(messages.Flush(), IO_TIMEOUT)
-        self._expect(messages.Flushed)
+        self._send(messages.FlushDisk(), IO_TIMEOUT)
+        self._expect(messages.DiskFlushed)
 
     @property
     def size(self) -> int:

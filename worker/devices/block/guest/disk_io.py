@@ -32,7 +32,7 @@ class DiskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the backend says of the disk."""
 
     sectors: int
-    """Of 512 bytes, whatever `sector_size` is."""
+    """Of 512 bytes, whichever `sector_size` the backend names."""
     sector_size: int
     readonly: bool
     flush: bool
@@ -87,7 +87,7 @@ class DiskIo(Frontend[DiskInfo]):
 
         Raises:
             ConfigError: the figures do not fit the disk.
-            HostError: not connected, or not one data page to be had.
+            HostError: not connected, or there is no data page.
         """
         with self._io() as ring:
             assert self.info is not None
@@ -95,7 +95,7 @@ class DiskIo(Frontend[DiskInfo]):
             config = config.check(size)
             self._want_pages(ring, _pages_for(config))
             if not config.verify:
-                # Blind writes: whatever was known of the region no longer is.
+                # Blind writes: what was known of the region no longer holds.
                 if self.table is not None and config.rw not in ("read", "randread"):
                     self.table.forget(config.offset, config.size)
                 return ring.run(config)
@@ -168,7 +168,7 @@ class _Io:
         try:
             ring.resume()
             if self._disk.leaving:
-                ring.stop()  # It was said between our look and the line above.
+                ring.stop()  # `leaving` was set between our look and the line above.
             self._disk.ensure_pages(ring)
         except BaseException:
             self._lock.release()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a load is and what came of it, as messages and for people.
+"""What a load is and what came of it.
 
 All times are seconds in `LoadConfig` and nanoseconds in `LoadResult`, all amounts bytes. The
 histogram is log-linear: 32 buckets per power of two, so a percentile is right to within 3.2 %
-(it is given as the upper end of its bucket, never better than it was).
+(it is given as the upper end of its bucket, so never as better than it was).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MISMATCH_NAMES: Final = ("none", "foreign", "misplaced", "stale", "torn")
 
 SECTOR: Final = 512
 BLOCK_MAX: Final = 64 * 1024 * 1024
-"""Bytes of one I/O; a bound against typing errors, nothing breaks beyond."""
+"""Bytes of one I/O; a bound against typing errors, larger ones would work too."""
 
 _LINEAR: Final = 32
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What is said to a disk of a guest, in the body of a `DeviceRequest`, and what it answers.
 
-`Io` may be answered by several `ProgressReply` before its `IoReply`, `ReadOut` by a `DataReply`
-that announces how many raw bytes follow it, again and again until one announces none. After
-`WriteIn` is answered by `Ready`, the client sends exactly `count` raw bytes.
+`RunLoad` may be answered by several `ProgressReply` before its `LoadReply`, `ReadOut` by a
+`DataReply` that announces how many raw bytes follow it, again and again until one announces none.
+After `WriteIn` is answered by `SendData`, the client sends exactly `count` raw bytes.
 """
 
 from __future__ import annotations
@@ -18,68 +18,78 @@ CHUNK: Final = 1 << 20
 """Bytes read from or written to the disk at once by dd."""
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag=True):
+class DiskRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
     """Base of the requests."""
 
 
-class Io(Request, frozen=True):
-    """Run a load; ends early when the connection is closed. Answered by `IoReply`."""
+class RunLoad(DiskRequest, frozen=True):
+    """Run a load; ends early when the connection is closed. Answered by `LoadReply`."""
 
     config: LoadConfig
     progress: float = 0.0
     """Seconds between two `ProgressReply`; 0: none."""
 
 
-class ReadOut(Request, frozen=True):
+class ReadOut(DiskRequest, frozen=True):
     """Send the content; `count` 0 is to the end. Multiples of 512."""
 
     offset: int
     count: int
 
 
-class WriteIn(Request, frozen=True):
-    """Take content, then flush; answered by `Ready`, after the data by `Written`."""
+class WriteIn(DiskRequest, frozen=True):
+    """Take content, then flush; answered by `SendData`, after the data by `DataWritten`."""
 
     offset: int
     count: int
 
 
-class Flush(Request, frozen=True):
-    """Flush; answered by `Flushed`."""
+class FlushDisk(DiskRequest, frozen=True):
+    """Flush; answered by `DiskFlushed`."""
 
 
-AnyRequest = Io | ReadOut | WriteIn | Flush
+AnyRequest = RunLoad | ReadOut | WriteIn | FlushDisk
 
 
-class Reply(msgspec.Struct, frozen=True, tag_field="reply", tag=True):
+class DiskReply(msgspec.Struct, frozen=True, tag_field="reply", tag=True):
     """Base of the replies."""
 
 
-class ProgressReply(Reply, frozen=True):
+class ProgressReply(DiskReply, frozen=True):
+    """How far a load is."""
+
     progress: Progress
 
 
-class IoReply(Reply, frozen=True):
+class LoadReply(DiskReply, frozen=True):
+    """What came of a load."""
+
     result: LoadResult
 
 
-class DataReply(Reply, frozen=True):
+class DataReply(DiskReply, frozen=True):
+    """So many raw bytes follow."""
+
     length: int
 
 
-class Ready(Reply, frozen=True):
-    pass
+class SendData(DiskReply, frozen=True):
+    """The client may send its raw bytes."""
 
 
-class Written(Reply, frozen=True):
+class DataWritten(DiskReply, frozen=True):
+    """All of it is on the disk."""
+
     count: int
 
 
-class Flushed(Reply, frozen=True):
-    pass
+class DiskFlushed(DiskReply, frozen=True):
+    """What was written is durable."""
 
 
-AnyReply = ProgressReply | IoReply | DataReply | Ready | Written | Flushed
+AnyReply = ProgressReply | LoadReply | DataReply | SendData | DataWritten | DiskFlushed
 
 
 class DiskDetails(msgspec.Struct, frozen=True, kw_only=True):

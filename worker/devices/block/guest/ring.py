@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The frontend's ring over given addresses: data in and out, load, and raw access for tests.
 
-A `FrontRing` knows nothing of xenstore or domains: whoever makes one says where the ring, the
-grant table and the data pages are. It belongs to one thread at a time, except `stop`, `progress`
-and `in_flight`. The memory must outlive it.
+A `FrontRing` knows nothing of xenstore or domains: its maker says where the ring, the grant table
+and the data pages are. It belongs to one thread at a time, except `stop`, `progress` and
+`in_flight`. The memory must outlive it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StuckError(HostError):
 
 
 class RingBrokenError(HostError):
-    """The backend broke the protocol: a response nobody asked for, an impossible index."""
+    """The backend broke the protocol: a response that was not asked for, an impossible index."""
 
 
 class StoppedError(HostError):
@@ -87,7 +87,7 @@ class VerifyTable:
             raise HostError(f"verification: table for {disk_bytes} bytes: out of memory")
 
     def forget(self, offset: int, length: int) -> None:
-        """Someone else wrote there (bytes): the content is unknown again."""
+        """Something else wrote there (bytes): the content is unknown again."""
         lib.front_table_forget(self.handle, offset, length)
 
     @property

@@ -10,6 +10,8 @@
 
 #include "blk_internal.h"
 
+_Static_assert(BOUNCE_MAX <= PLANE_BOUNCE_MAX, "the plane has as many buffers");
+
 int grants_attach(struct blk_dev *dev, bool persistent)
 {
     uint32_t limit = persistent ? dev->config.max_persistent : 0;

@@ -17,7 +17,7 @@
  * - A request lives in requests[] from the moment it is taken until its response is published.
  * - With a journal, requests[n] belongs to entry n and responses are published as they come.
  *   Without, the request with ring index i is requests[i % slots] and responses are published in
- *   ring order, so whatever is unanswered still stands in the ring from rsp_prod on.
+ *   ring order, so all that is unanswered is still in the ring, from rsp_prod on.
  * - Hypervisor calls are made by the ring thread only.
  */
 #ifndef XENBACKD_BLK_INTERNAL_H
@@ -40,10 +40,10 @@
 #include "blk_api.h"
 #include "blk_journal.h"
 
-/* Requests taken at a time: enough to spread the cost of a copy call, short enough to answer soon. */
+/* Requests taken at a time: enough to spread the cost of a copy call, few enough to answer soon. */
 #define BATCH_MAX 32u
 /* Requests that can be under way with copied data; more wait in the ring. 44 KiB each. */
-#define BOUNCE_MAX PLANE_BOUNCE_MAX
+#define BOUNCE_MAX 64u
 #define BOUNCE_BYTES (BLKIF_MAX_SEGMENTS * HV_PAGE_SIZE)
 #define BATCH_SEGMENTS (BATCH_MAX * BLKIF_MAX_SEGMENTS)
 

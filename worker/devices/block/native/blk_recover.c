@@ -98,7 +98,7 @@ static int order_held(struct blk_dev *dev, struct journal_findings *found)
     return 0;
 }
 
-/* The answered ones are around A without a gap, and A is what the ring says, or was about to say. */
+/* The answered ones lie around A without a gap, and A is what the ring says or was about to say. */
 static int check_answered(struct blk_dev *dev, const struct journal_findings *found,
                           uint32_t untrusted_rsp)
 {

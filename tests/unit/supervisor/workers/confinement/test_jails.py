@@ -20,7 +20,7 @@ from supervisor.workers.confinement.door import make_door, socket_path
 from supervisor.workers.confinement.jails import Jails, check_unjailed, warn_of_weak
 from supervisor.workers.confinement.user_ids import UserIds
 from supervisor.workers.link import JAIL_RETRY
-from supervisor.workers.records import Orphan, WorkerRecord
+from supervisor.workers.records import Orphan, WorkerRecord, kept_jails
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
 from tests.fakes.supervisor_world import VBD, World
 
@@ -142,7 +142,7 @@ def test_jails_worker_that_cannot_have_an_id_starts_when_another_has_died(proc: 
 def test_jails_open_takes_what_living_workers_have(proc: Path, tmp_path: Path) -> None:
     """A record without a process, or of a worker without an id, holds nothing."""
     jails = Jails(tmp_path, UserIds(proc), None)
-    jails.open({A: left(A, 100_000, 5), B: left(B, 100_002, None), C: left(C, 0, 5)})
+    jails.open(kept_jails({A: left(A, 100_000, 5), B: left(B, 100_002, None), C: left(C, 0, 5)}))
     assert [jails.uid_of(device) for device in (A, B, C)] == [100_000, 0, 0]
 
 

@@ -4,8 +4,8 @@
  *
  * Every slot of the ring has a shadow that says what was asked in it. Its request id carries the
  * shadow's index and a generation, so a response that comes twice or was never asked for is
- * recognised. A shadow outlives the call that made it: what a call left behind (it gave up
- * waiting) is released when its response comes at last.
+ * recognised. A shadow outlives the call that made it: what a call that gave up waiting left
+ * behind is released when its response comes at last.
  */
 #ifndef XENBACKD_FRONT_H
 #define XENBACKD_FRONT_H
@@ -79,7 +79,7 @@ void front_free_page(struct front *front, uint32_t page);
 struct front_shadow *front_take(struct front *front, uint32_t pages);
 void front_put(struct front *front, struct front_shadow *shadow, int operation, uint64_t sector,
                uint32_t sectors);
-/* A flush or a discard: no data, and where segments would stand the number of sectors. */
+/* A flush or a discard: no data, and the number of sectors in place of the segments. */
 void front_put_command(struct front *front, struct front_shadow *shadow, int operation,
                        uint64_t sector, uint64_t count);
 int front_push(struct front *front);

@@ -55,7 +55,7 @@ struct front_counters {
     uint64_t notifies;
     uint64_t events;
     uint64_t bad_responses;      /* unknown or repeated id, index out of bounds */
-    uint64_t grants_in_use;      /* answered, yet the backend still had the page */
+    uint64_t grants_in_use;      /* answered, but the backend still had the page */
 };
 
 struct front_config {
@@ -117,7 +117,7 @@ uint32_t front_pages(struct front *front);
 uint32_t front_slots(struct front *front);
 uint32_t front_in_flight(struct front *front);
 void front_counters(struct front *front, struct front_counters *out);
-/* Ask a running load or transfer to end early; sticks until front_resume. */
+/* Ask a running load or transfer to end early; holds until front_resume. */
 void front_stop(struct front *front);
 void front_resume(struct front *front);
 

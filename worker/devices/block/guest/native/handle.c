@@ -104,7 +104,7 @@ void front_stop(struct front *front)
 {
     uint64_t one = 1;
     __atomic_store_n(&front->stop, 1, __ATOMIC_SEQ_CST);
-    /* A full counter wakes just as well, so the result does not matter. */
+    /* A full counter wakes too, so the result does not matter. */
     if (write(front->stop_fd, &one, sizeof one) < 0)
         return;
 }

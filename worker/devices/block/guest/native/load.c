@@ -2,9 +2,9 @@
 /*
  * The load generator: keeps a number of I/Os in flight and measures them.
  *
- * An I/O is one block of block_size bytes. It goes into the ring as as many requests as its size
- * needs and is complete when all are answered. At most one I/O is only partly in the ring: the one
- * for which slots or pages ran out.
+ * An I/O is one block of block_size bytes. It goes into the ring as the number of requests that
+ * its size needs, and is complete when all are answered. At most one I/O is only partly in the
+ * ring: the one for which slots or pages ran out.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@
 
 uint32_t front_bucket(uint64_t ns)
 {
-    /* 32 buckets per power of two: a value is told to within 3 %. */
+    /* 32 buckets per power of two: a value is right to within 3 %. */
     if (ns < 32)
         return (uint32_t)ns;
     uint32_t exponent = 63 - (uint32_t)__builtin_clzll(ns);
@@ -158,7 +158,7 @@ static void check_time(struct load *load)
         load->ending = 1;
 }
 
-/* How long to wait for answers: not beyond the next tick if I/Os are to begin then. */
+/* How long to wait for answers: until the next tick if I/Os are to begin then. */
 static uint64_t until_tick(const struct load *load, uint64_t wait)
 {
     if (!paced(load) || load->ending || load->allowed || !load->free_count)
@@ -167,7 +167,7 @@ static uint64_t until_tick(const struct load *load, uint64_t wait)
     return left < wait || !busy(load) ? left : wait;
 }
 
-/* One phase: until nothing is to be started any more and everything is answered. */
+/* One phase: until nothing is left to start and everything is answered. */
 static int run_phase(struct load *load)
 {
     load->now = load->progress = front_now();
@@ -178,7 +178,7 @@ static int run_phase(struct load *load)
         }
         check_time(load);
         if (!busy(load))
-            load->progress = load->now; /* nobody owes us an answer */
+            load->progress = load->now; /* no answer is due */
         int failed = start_more(load);
         if (failed)
             return failed;
@@ -200,13 +200,13 @@ static int run_phase(struct load *load)
             return found;
         if (load->record_error)
             return load->record_error;
-        /* Without verification no time to speak of has passed since reap took the time. */
+        /* Without verification, hardly any time has passed since reap took the time. */
         if (load->config->table || found < 0 || !reaped)
             load->now = front_now();
     }
 }
 
-/* What is still in flight will be answered after us or never: its content is unknown. */
+/* What is still in flight is answered after us or never: its content is unknown. */
 static void abandon(struct load *load)
 {
     for (uint32_t i = 0; i < load->config->depth; i++) {

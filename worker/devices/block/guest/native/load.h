@@ -43,10 +43,10 @@ struct load {
     struct front_record records[LOAD_RECORDS];
 };
 
-/* 1 and the next block, 0 none at present, -1 none any more. */
+/* 1 and the next block, 0 none at present, -1 none left. */
 int load_pick(struct load *load, uint64_t *sector, int *write);
 
-/* Verify mode: claim the units of an I/O, fill a write's pages, check a read's, let go. */
+/* Verify mode: claim the units of an I/O, fill a write's pages, check a read's, release. */
 void load_mark(struct load *load, struct io *io);
 void load_fill(struct load *load, const struct io *io, const struct front_shadow *shadow);
 void load_check(struct load *load, const struct front_shadow *shadow);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A RAM disk behind a ring, in a thread of this process: what the frontend costs by itself, and
- * faults on order to prove that the generator finds them. It trusts its frontend and is no model
- * of a backend; the only check it makes is that a page is granted to it in the right way.
+ * A RAM disk behind a ring, in a thread of this process: shows what the frontend alone costs,
+ * and makes faults on order to prove that the generator finds them. It trusts its frontend and is
+ * no model of a backend; it only checks that a page is granted to it in the right way.
  */
 #include <errno.h>
 #include <poll.h>

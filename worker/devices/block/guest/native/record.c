@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * When each I/O began and ended, for whoever wants to know what happened to one at a given moment.
- * Kept in memory and written in pieces: a write for each would slow the load down.
+ * When each I/O began and ended, to find out later what happened to one at a given moment. Kept in
+ * memory and written in pieces: a write for each would slow the load down.
  */
 #include <errno.h>
 #include <unistd.h>

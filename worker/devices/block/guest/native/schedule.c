@@ -2,8 +2,8 @@
 /*
  * Which block an I/O takes, and in verify mode what is known of it.
  *
- * Two I/Os that touch the same unit are never in flight together if one of them writes: what a
- * read should find would not be defined. The table says what was last completed; a unit with a
+ * Two I/Os that touch the same unit are never in flight together if one of them writes: what
+ * the read should find would not be defined. The table says what was last completed; a unit with a
  * write in flight, failed or abandoned is unknown, and is not checked until written again.
  */
 #include <stddef.h>
@@ -63,7 +63,7 @@ static int is_known(const struct load *load, uint64_t sector)
     return 0;
 }
 
-/* 1 and the block, 0 none at present, -1 none any more. */
+/* 1 and the block, 0 none at present, -1 none left. */
 static int pick_readback(struct load *load, uint64_t *sector)
 {
     for (; load->next_block < load->blocks; load->next_block++) {

@@ -83,7 +83,7 @@ static int finish(struct transfer *transfer, uint64_t poll_ns, uint64_t stall_ns
         return failed;
     if (transfer->status)
         return -EIO;
-    /* Nothing pending, yet not all asked: there are not even pages for one request. */
+    /* Nothing pending, but not all asked: there are not even pages for one request. */
     return transfer->asked < transfer->count ? -ENOBUFS : 0;
 }
 

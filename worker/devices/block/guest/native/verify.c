@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Content that proves itself. Every unit (512 to 4096 bytes) on the disk says which session wrote
- * it, where it belongs and which write it is, and the rest of it is a pattern of just these. So a
- * unit read back that differs from what was last completed tells what happened to it: a lost write
+ * it, where it belongs and which write it is, and the rest of it is a pattern made of these. So a
+ * unit read back that differs from what was last completed shows what happened to it: a lost write
  * (stale), a write or read gone to another place (misplaced), half a write (torn), or something
  * that was never written here (foreign).
  *
- * The session number is drawn anew for every table: what an earlier one left behind is foreign
- * and cannot pass for a write of this one.
+ * Every table draws a new session number: what an earlier one left behind is foreign and cannot
+ * pass for a write of this one.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -96,7 +96,7 @@ struct front_table *front_table_new(uint64_t bytes, uint32_t unit, uint64_t sess
     table->units = bytes / unit;
     table->session = session;
     table->next = 1;
-    /* calloc of this size is untouched memory: a large disk costs what is written of it. */
+    /* Memory that calloc has not touched is free: a large disk costs only what is written. */
     table->sequence = calloc(table->units + 1, sizeof *table->sequence);
     table->busy = calloc(table->units + 1, 1);
     if (!table->sequence || !table->busy) {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.workers.oom import OomKills
+from supervisor.workers.ends import OomKills
 from tests.fakes.clock_loop import in_clock_loop, settle
 from tests.fakes.supervisor_world import VBD, world_of
 
@@ -96,7 +96,7 @@ async def test_link_oom_has_its_word_and_counts(tmp_path_factory: pytest.TempPat
     host = Host(tmp_path_factory.mktemp("oom"), *V2)
     host.count(0)
     world = await world_of()
-    world.services.oom = host.kills
+    world.surroundings.oom = host.kills
     for pid in range(4001, 4003):
         (host.proc / str(pid)).mkdir(parents=True)
         (host.proc / str(pid) / "cgroup").write_text(V2[0])

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+"""The manifest of the type `echo`, of another distribution as far as xenbackd can tell."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared.device_types import DeviceType, Kind
+
+TYPE: Final = DeviceType(
+    name="echo",
+    backend="tests.fakes.echo.backend:Echo",
+    kinds=(Kind("vecho"),),
+    publishes=("greeting",),
+    guest="tests.fakes.echo.guest:GUEST",
+)
