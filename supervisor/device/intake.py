@@ -9,6 +9,8 @@ Invariants:
   directory is gone or its type is off: its worker must have an owner.
 - A domain that xenstored does not know (dead, or not introduced yet) has no devices: what is still
   in its directories is for the toolstack to remove.
+- A device that its type declines (`DeviceType.accepts`) is left alone: nothing is written, reported
+  or counted for it. It is looked at again when anything in its directory changes.
 - Why a device cannot be taken up is reported once for each cause (log, event stream, error node),
   and it is tried again when anything in its directory changes.
 """
@@ -33,6 +35,7 @@ from supervisor.device.surroundings import DeviceSurroundings
 from supervisor.device.watches import Watches
 from supervisor.xenstore import probe
 from supervisor.xenstore.paths import backend_path, check_frontend
+from supervisor.xenstore.snapshot import read_backend
 
 _log = logging.getLogger("xenbackd.scanner")
 
@@ -120,6 +123,9 @@ class Intake:
             self._end_orphan(id_)
             await self._forgive(id_)
             return
+        if orphan is None and await self._is_not_ours(id_):
+            await self._forgive(id_)
+            return
         if seen.frontend is None:
             raise ConfigError(f"set-up: {id_}: node frontend: absent")
         frontend_path = check_frontend(id_, seen.frontend)
@@ -150,6 +156,21 @@ class Intake:
         device.backend_event(None)
         if releases != self.releases:
             self._check_domains()
+
+    async def _is_not_ours(self, id_: DeviceId) -> bool:
+        """Whether the type leaves this device to another server of the same directory."""
+        handler = self._handlers.get(id_.type)
+        if handler is None or handler.accepts is None:
+            return False
+        nodes = await read_backend(self._around.store, backend_path(self._around.own_path, id_))
+        try:
+            accepted = handler.accepts(nodes)
+        except Exception as error:
+            # Code of another distribution may raise anything; to the operator it is one thing.
+            raise ConfigError(f"set-up: {id_}: type {handler.name}: accepts: {error!r}") from error
+        if not accepted:
+            _log.debug("%s: not for type %s", id_, handler.name)
+        return not accepted
 
     def _check_room(self, id_: DeviceId) -> None:
         limit = self._around.config.limits.devices_per_domain

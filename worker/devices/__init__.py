@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""One module per device type."""
+"""One folder for each device type; see docs/writing-devices.md."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""TODO"""
+"""Disks over blkif: the manifest, the backend, its data plane in C, and the guest side."""

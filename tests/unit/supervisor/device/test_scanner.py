@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 import pytest
 
 from config.model import Config, LimitsConfig, TypeConfig
 from shared import messages as m
 from shared.device_id import DeviceId
+from shared.device_types import RESOLVED, resolve
 from shared.xenstore.wire import WatchEvent
 from tests.fakes.clock_loop import in_clock_loop, settle
 from tests.fakes.supervisor_world import ERROR, OWN, VBD, World, world_of
@@ -249,3 +253,58 @@ async def test_scanner_type_switched_off_closes_and_on_again_takes_up() -> None:
     await world.scanner.enable("vbd")
     await settle()
     assert VBD in world.registry
+
+
+def declining(
+    monkeypatch: pytest.MonkeyPatch, accepts: Callable[[Mapping[str, bytes]], bool]
+) -> None:
+    """Have the type take only some of the devices in its directory."""
+    about = replace(resolve("block"), accepts=accepts)
+    monkeypatch.setitem(RESOLVED, "block", about)
+
+
+@in_clock_loop
+async def test_scanner_device_that_its_type_declines_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another server of the same directory has it: no worker, no device, no node, no error."""
+    declining(monkeypatch, lambda nodes: nodes.get("type") == b"ours")
+    world = await world_of()
+    world.plug()
+    await settle()
+
+    assert len(world.registry) == 0
+    assert world.workers.starts == []
+    assert world.store.writes == []
+
+
+@in_clock_loop
+async def test_scanner_declined_device_is_looked_at_again_when_its_nodes_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What makes it ours may be written after the rest of the directory."""
+    declining(monkeypatch, lambda nodes: nodes.get("type") == b"ours")
+    world = await world_of()
+    world.plug()
+    await settle()
+    world.store.put(f"{world.back()}/type", b"ours")
+    await settle()
+
+    assert VBD in world.registry
+
+
+@in_clock_loop
+async def test_scanner_manifest_that_fails_to_decide_is_reported_and_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code of another distribution may raise anything; other devices are taken up."""
+    declining(monkeypatch, lambda nodes: bool(nodes["type"]))
+    world = await world_of()
+    world.plug()
+    other = DeviceId("vbd", 4, 1)
+    world.store.nodes[f"{world.back(other)}/type"] = b"ours"
+    world.plug(other)
+    await settle()
+
+    assert {device.id for device in world.registry} == {other}
+    assert b"accepts: KeyError('type')" in world.store.nodes[ERROR]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What a toolstack writes for a disk.
 
-Source of the nodes: Xen 4.19, tools/libs/light/libxl_disk.c (device_disk_add).
+Source of the nodes: Xen 4.19, tools/libs/light/libxl_disk.c (device_disk_add). There, `removable`
+and `bootable` come before `state`; all of it is one transaction, so nobody sees the difference.
 """
 
 from __future__ import annotations
