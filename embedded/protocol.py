@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-PAGE_SIZE: Final = 4096
+from shared.hypervisor.interface import PAGE_SIZE as PAGE_SIZE  # protocol.h has it too
 
 ANY_DOMID: Final = 0x7FF4
 MAP_MAX: Final = 4096

@@ -7,24 +7,39 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from embedded.domain import Domain
 from embedded.guest import control
+from embedded.guest.devices import Devices
 from embedded.guest.exchange import Exchange
 from shared.errors import BlamedError, ConfigError, HostError
 
-if TYPE_CHECKING:
-    from embedded.guest.process import GuestProcess
-
 log = logging.getLogger("guest")
+
+T = TypeVar("T")
+
+
+class Guest(Protocol):
+    """The guest's process (`embedded.guest.process`), as its sessions see it."""
+
+    name: str
+    domain: Domain
+    devices: Devices
+
+    def call(self, order: Callable[[], T], timeout: float) -> T:
+        """Run a function in the main thread and return its result, or raise its error."""
+
+    def stop(self) -> None:
+        """Shut the guest down."""
 
 
 class Session:
     """Reads requests, answers each before the next."""
 
-    def __init__(self, guest: GuestProcess, connection: socket.socket) -> None:
+    def __init__(self, guest: Guest, connection: socket.socket) -> None:
         self._guest = guest
         self._connection = connection
         self._stream = connection.makefile("rb")

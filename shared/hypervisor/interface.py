@@ -12,14 +12,19 @@ ties mappings and ports to the process that opened the device).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
 Port = NewType("Port", int)
 """A local event-channel port of a handle."""
 
 GrantRef = NewType("GrantRef", int)
 
-PAGE_SIZE = 4096
+PAGE_SIZE: Final = 4096
+
+REFERENCE_MAX: Final = 0xFFFFFFFF
+"""Largest grant reference (xen/include/public/grant_table.h)."""
+PORT_MAX: Final = 0x7FFFFFFF
+"""Largest number of a port that the handles take: an int."""
 
 
 class EventChannels(Protocol):

@@ -74,10 +74,3 @@ class Registry(Generic[D]):
             if not siblings:
                 del self._by_domain[device.domid]
         return removed
-
-    def remove_domain(self, domid: int) -> list[D]:
-        """Forget all devices of a domain (S8, device number -1 of the original)."""
-        removed = self.of_domain(domid)
-        for device in removed:
-            self.remove(device.id)
-        return removed

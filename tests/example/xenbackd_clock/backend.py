@@ -4,6 +4,7 @@
 import struct
 import time
 
+from shared.hypervisor.interface import PORT_MAX, REFERENCE_MAX
 from shared.messages import Nodes
 from shared.ring import BackRing
 from worker.device import Device
@@ -24,8 +25,8 @@ class Clock(Device):
     def initialise(self, backend: Nodes, untrusted_frontend: Nodes, *, resume: bool) -> Nodes:
         """Map the ring and bind the channel; a node that makes no sense is a GuestFault."""
         frontend = FrontendNodes(untrusted_frontend)
-        reference = frontend.integer("ring-ref", 1, 2**32 - 1)
-        port = frontend.integer("event-channel", 1, 2**31 - 1)
+        reference = frontend.integer("ring-ref", 1, REFERENCE_MAX)
+        port = frontend.integer("event-channel", 1, PORT_MAX)
         try:
             self.ring = BackRing(self.map([reference]).address, SLOT.size)
             self.bind(port)

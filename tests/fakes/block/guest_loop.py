@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
+from worker.devices.block.about import SECTOR
 from worker.devices.block.guest.native._front import ffi, lib
-from worker.devices.block.guest.ring import SECTOR, FrontRing
+from worker.devices.block.guest.ring import FrontRing
 
 PAGE: Final = 4096
 RING_FRAME: Final = 8

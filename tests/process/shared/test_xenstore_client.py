@@ -16,12 +16,13 @@ import pytest
 
 from embedded.xenstored.launch import start_xenstored
 from shared.errors import ConfigError, GuestFault
-from shared.xenstore.accessors import DeviceNodes
 from shared.xenstore.blocking import BlockingXenstore
 from shared.xenstore.client import XenstoreClient
 from shared.xenstore.errors import ConnectionLostError
 from shared.xenstore.transport import SocketTarget
 from shared.xenstore.wire import WatchEvent
+from supervisor.xenstore.snapshot import read_both
+from worker.nodes import BackendNodes, FrontendNodes
 
 BACKEND = "/local/domain/0/backend/vbd"
 FRONTEND = "/local/domain/5/device/vbd/51712"
@@ -169,19 +170,24 @@ def test_s01_s02_device_nodes_of_both_directories(daemon: Daemon) -> None:
         guest.write("device/vbd/51712/protocol", b"")
 
     async def scenario(client: XenstoreClient) -> None:
-        device = DeviceNodes(client, f"{BACKEND}/5/51712", FRONTEND)
-        assert await device.backend.read_integer("online") == 1
-        assert await device.backend.read_string("params") == "aio:/disk.img"
-        assert await device.backend.read_string("mode") is None
+        path = f"{BACKEND}/5/51712"
+        nodes, untrusted_nodes, failure = await read_both(client, path, FRONTEND)
+        assert failure is None
+        backend, frontend = BackendNodes(nodes), FrontendNodes(untrusted_nodes)
+        assert backend.flag("online", default=False)
+        assert backend.text("params") == "aio:/disk.img"
+        with pytest.raises(ConfigError, match="mode: missing"):
+            backend.text("mode")
         with pytest.raises(ConfigError, match="sectors"):
-            await device.backend.read_integer("sectors")
-        assert await device.frontend.read_integer("ring-ref") == 8
-        assert await device.frontend.read_string("protocol") == ""
-        assert await device.frontend.read_integer("state") is None
+            backend.choice("sectors", ("few",))
+        assert frontend.integer("ring-ref", 1, 9) == 8
+        assert frontend.integer("state", 0, 8, default=0) == 0
+        with pytest.raises(GuestFault, match="protocol"):
+            frontend.choice("protocol", ("x86_64-abi",), "x86_64-abi")
         with pytest.raises(GuestFault, match="event-channel"):
-            await device.frontend.read_integer("event-channel")
-        await device.backend.write_integer("state", 4)
-        assert await device.backend.read_integer("state") == 4
+            frontend.integer("event-channel", 0, 9)
+        await client.write(f"{path}/state", b"4")
+        assert await client.read_or_none(f"{path}/state") == b"4"
 
     run(daemon, scenario)
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from shared.errors import BackendBug, BlamedError, GuestFault, HostError
-from shared.hypervisor.interface import Mapping
+from shared.hypervisor.interface import PORT_MAX, REFERENCE_MAX, Mapping
 from shared.messages import Nodes
 from worker import crash
 from worker.device import Device, RenewalError
@@ -32,11 +32,9 @@ VDISK_CDROM: Final = 0x1
 VDISK_REMOVABLE: Final = 0x2
 VDISK_READONLY: Final = 0x4
 
-GRANT_MAX: Final = 0xFFFFFFFF
 RING_PAGES_MAX: Final = 16
 GRANTS_MAX: Final = 65536
 """Pages a grant handle can have mapped, whatever is asked for."""
-PORT_MAX: Final = 0x7FFFFFFF
 PROTOCOLS: Final = ("x86_64-abi", "x86_32-abi", "arm-abi")
 DETACH_SHARE: Final = 0.8
 """Share of `drain` the disk may take for what is in flight; the rest is for the error's report."""
@@ -212,7 +210,7 @@ class BlockDevice(Device):
         names = [f"ring-ref{i}" for i in range(1 << order)]
         if order == 0 and "ring-ref0" not in frontend:
             names = ["ring-ref"]
-        refs = [frontend.integer(name, 1, GRANT_MAX) for name in names]
+        refs = [frontend.integer(name, 1, REFERENCE_MAX) for name in names]
         for i, ref in enumerate(refs):
             if ref in refs[:i]:
                 raise GuestFault(f"frontend node: {names[i]}: {ref} is given twice")

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Final
 
 from shared.errors import BlamedError, ConfigError, HostError
+from worker.devices.block.about import SECTOR
 
 FORMATS: Final = ("aio", "raw", "file")
 """Prefixes of `params` that mean a raw image, as a bare path does; libxl writes aio: or raw:."""
 
-SECTOR: Final = 512
 
 _BLKGETSIZE64: Final = 0x80081272  # linux/fs.h, 64-bit
 _BLKSSZGET: Final = 0x1268

@@ -14,11 +14,11 @@ import msgspec
 
 from embedded.guest.exchange import Exchange
 from shared.errors import ConfigError, HostError
+from worker.devices.block.about import SECTOR
 from worker.devices.block.guest import messages
 from worker.devices.block.guest.blkfront import BlockFrontend
 from worker.devices.block.guest.load import Progress
 from worker.devices.block.guest.messages import CHUNK, DiskDetails
-from worker.devices.block.guest.ring import SECTOR
 
 
 def details(disk: BlockFrontend) -> DiskDetails:

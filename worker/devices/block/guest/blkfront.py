@@ -11,9 +11,10 @@ from typing import Final
 from embedded.domain import Domain
 from embedded.protocol import GRANT_ENTRIES
 from shared.xenstore.blocking import BlockingXenstore
+from worker.devices.block.about import SECTOR
 from worker.devices.block.guest.disk import name_of
 from worker.devices.block.guest.disk_io import DiskInfo, DiskIo
-from worker.devices.block.guest.ring import SECTOR, FrontRing
+from worker.devices.block.guest.ring import FrontRing
 
 ORDER_MAX: Final = 4
 """2^4 pages of ring: the most that Linux and this backend use."""

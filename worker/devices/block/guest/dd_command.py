@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embedded.guest.console import Console
 from shared.errors import ConfigError, HostError
+from worker.devices.block.about import SECTOR
 from worker.devices.block.guest.sizes import bytes_of
 
 if TYPE_CHECKING:
     from worker.devices.block.guest.client import RemoteDisk
 
-SECTOR: Final = 512
 CHUNK: Final = 1 << 20
 SHOW_EVERY: Final = 0.1
 """Seconds between two looks at where a copy is."""

@@ -17,9 +17,10 @@ from embedded.domain import Domain
 from embedded.guest.frontend import Frontend
 from shared.errors import HostError
 from shared.xenstore.blocking import BlockingXenstore
+from worker.devices.block.about import SECTOR
 from worker.devices.block.guest.disk import KIND
 from worker.devices.block.guest.load import LoadConfig, LoadResult
-from worker.devices.block.guest.ring import SECTOR, FrontRing, VerifyTable
+from worker.devices.block.guest.ring import FrontRing, VerifyTable
 
 DATA_PAGES_MIN: Final = 64
 DATA_PAGES_MAX: Final = 1056

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.errors import ConfigError
+from worker.devices.block.about import SECTOR
 
 Rw = Literal["read", "write", "randread", "randwrite", "randrw"]
 
@@ -29,7 +30,6 @@ RW_NUMBERS: Final[Mapping[str, int]] = {
 END_NAMES: Final = ("done", "stopped", "stuck", "protocol", "host")
 MISMATCH_NAMES: Final = ("none", "foreign", "misplaced", "stale", "torn")
 
-SECTOR: Final = 512
 BLOCK_MAX: Final = 64 * 1024 * 1024
 """Bytes of one I/O; a bound against typing errors, larger ones would work too."""
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.errors import BackendBug, ConfigError, HostError
+from worker.devices.block.about import SECTOR
 from worker.devices.block.guest.load import (
     END_NAMES,
     MISMATCH_NAMES,
@@ -30,7 +31,6 @@ from worker.devices.block.guest.load import (
 )
 from worker.devices.block.guest.native._front import ffi, lib
 
-SECTOR: Final = 512
 OP_FLUSH: Final = 3
 OP_DISCARD: Final = 5
 
