@@ -12,6 +12,7 @@ docs/writing-devices.md shows a complete type.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ __all__ = [
     "UnknownTypeError",
     "installed",
     "ioctls",
+    "load",
     "own_types",
+    "place_of",
     "plain",
     "resolve",
 ]
@@ -186,8 +189,33 @@ def resolve(name: str) -> DeviceType:
         UnknownTypeError: no such type is installed, it is installed more than once, or its entry
             point leads to no manifest of that name.
     """
+    return RESOLVED[name] if name in RESOLVED else load(name, place_of(name))
+
+
+def place_of(name: str) -> str:
+    """Where a type's manifest is, as its entry point says: `package.module:ATTRIBUTE`.
+
+    "" for one that was put into `RESOLVED` and is not installed.
+
+    Raises:
+        UnknownTypeError: no such type is installed, or it is installed more than once.
+    """
+    if name in RESOLVED and name not in installed():
+        return ""
+    return _entry_point(name).value
+
+
+def load(name: str, place: str) -> DeviceType:
+    """The manifest at a place that `place_of` gave, loaded once.
+
+    Looking for entry points costs more time and memory than a worker has for it: the supervisor
+    looks, and tells its workers the place.
+
+    Raises:
+        UnknownTypeError: there is no manifest of that name.
+    """
     if name not in RESOLVED:
-        RESOLVED[name] = _load(name, _entry_point(name))
+        RESOLVED[name] = _load(name, place)
     return RESOLVED[name]
 
 
@@ -201,16 +229,17 @@ def own_types() -> list[DeviceType]:
     return [resolve(point.name) for point in sorted(_entry_points(), key=_name) if _is_ours(point)]
 
 
-def _load(name: str, point: EntryPoint) -> DeviceType:
+def _load(name: str, place: str) -> DeviceType:
+    module, _, attribute = place.partition(":")
     try:
-        found = point.load()
+        found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # code of somebody else's may raise anything at its import
         cause = f"{type(error).__name__}: {error}"
         raise UnknownTypeError(
-            f"device type {name!r}: {point.value}: cannot be loaded: {cause}"
+            f"device type {name!r}: {place}: cannot be loaded: {cause}"
         ) from error
     if not isinstance(found, DeviceType) or found.name != name:
-        raise UnknownTypeError(f"device type {name!r}: {point.value}: no manifest of that name")
+        raise UnknownTypeError(f"device type {name!r}: {place}: no manifest of that name")
     return found
 
 

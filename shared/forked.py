@@ -27,7 +27,8 @@ PRELOAD: Final = "shared.forkserver"
 """Module that the fork server has to import."""
 
 TYPES_VARIABLE: Final = "XENBACKD_DEVICE_TYPES"
-"""Environment variable of the fork server: names of the device types to load before it forks."""
+"""Environment variable of the fork server: the device types to load before it forks, each as
+`name=place` (`shared.device_types.place_of`), separated by spaces."""
 
 KEPT_VARIABLES: Final = frozenset({"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"})
 """Environment variables a worker keeps, besides those whose name starts with PYTHON."""

@@ -39,7 +39,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     backend_domid: int
     """Domain the worker runs in, 0 for dom0."""
     handler: str
-    """Name of the handler in the entry-point group `xenbackd.devices`."""
+    """Name of the device type."""
+    manifest: str = ""
+    """Where its manifest is (`shared.device_types.place_of`); "" to look for it."""
     options: dict[str, Any]
     endpoint: str
     """Path of the supervisor's worker socket."""

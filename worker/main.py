@@ -23,6 +23,7 @@ from setproctitle import setproctitle
 
 from shared import logs, scheduling
 from shared.device_types import DeviceType, resolve
+from shared.device_types import load as find
 from shared.errors import BackendBug, BlamedError, ConfigError
 from shared.hypervisor.interface import Handles
 from shared.hypervisor.select import open_hypervisor
@@ -57,7 +58,7 @@ def run(spec: bytes) -> None:
 
 def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
     try:
-        type_ = resolve(spec.handler)
+        type_ = find(spec.handler, spec.manifest) if spec.manifest else resolve(spec.handler)
         device_class = load(type_)
         options = _options(spec, type_)
         jail = _be_born(spec, type_, device_class, options)

@@ -36,7 +36,7 @@ import worker.main
 import worker.trace
 from shared import forked, logs
 from shared.device_id import DeviceId
-from shared.device_types import resolve
+from shared.device_types import load
 from shared.errors import ConfigError
 from shared.hypervisor import select
 from shared.messages import Beat, Hello, Init, Jailed, Stop, decode_to_worker, encode
@@ -84,14 +84,14 @@ def warm_up() -> None:
     select.warm_up()
 
 
-def load_types(names: Sequence[str]) -> None:
+def load_types(types: Sequence[str]) -> None:
     """Load the device types that are to be served, with their options' model and filters.
 
     What cannot be loaded here fails in its worker too, which says so to the supervisor.
     """
-    for name in names:
+    for name, _, place in (one.partition("=") for one in types):
         try:
-            type_ = resolve(name)
+            type_ = load(name, place)
             worker.main.load(type_)
         except ConfigError as error:
             _log.warning("preload: %s", error)
@@ -121,10 +121,10 @@ worker.trace.install()
 # Finds the memory the kernel shows as the command line by walking it from `environ`, which a worker
 # changes before it gives itself a title; so it is looked for here, where both still touch.
 setproctitle("xenbackd: fork server")
-names = os.environ.get(forked.TYPES_VARIABLE, "").split()
+# Early: what workers use of them then lies together, on fewer pages.
+load_types(os.environ.get(forked.TYPES_VARIABLE, "").split())
 forked.prune_environment()
 warm_up()
-load_types(names)
 network.prepare()
 gc.collect()
 gc.freeze()

@@ -31,6 +31,7 @@ from typing import Final
 from multiprocess import forkserver, process, resource_tracker, util
 
 from shared import forked
+from shared.device_types import place_of
 from shared.errors import HostError
 
 _log = logging.getLogger("xenbackd.spawner")
@@ -101,13 +102,13 @@ class ForkServer:
     def __init__(
         self, preload: Sequence[str], directory: Path, device_types: Sequence[str] = ()
     ) -> None:
-        """`directory` is where its socket is made. `device_types` are loaded too.
+        """`directory` is where its socket is made. `device_types` are loaded too, by name.
 
         What an earlier fork server left in the directory is removed: one that still waits for its
         last worker is not asked for anything any more.
         """
         self._directory = directory
-        self._device_types = " ".join(device_types)
+        self._device_types = " ".join(f"{name}={place_of(name)}" for name in device_types)
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload([forked.PRELOAD, *preload])
 

@@ -12,7 +12,7 @@ import msgspec
 
 from config.model import TypeConfig
 from shared.device_id import DeviceId
-from shared.device_types import resolve
+from shared.device_types import place_of, resolve
 from shared.worker_spec import WorkerSpec
 from supervisor.policy.restart import Memory
 from supervisor.workers.peer import BusListener
@@ -45,6 +45,7 @@ class Lease:
             generation=generation,
             backend_domid=around.own_domid,
             handler=type_.handler,
+            manifest=place_of(type_.handler),
             options=type_.options,
             endpoint=around.endpoint,
             hypervisor=around.hypervisor,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -11,23 +10,18 @@ from typing import Any
 import pytest
 
 from shared import device_types
+from shared.device_types import DeviceType
 
 
 @dataclass(frozen=True)
 class Point:
-    """An entry point of another distribution; without `loads` its module is really imported."""
+    """An entry point; its module is really imported when the type is loaded, unless `manifest` is
+    what would be found there."""
 
     name: str
     value: str
-    loads: Any
+    manifest: DeviceType | None = None
     dist: Any = field(default_factory=lambda: SimpleNamespace(name="another"))
-
-    def load(self) -> Any:
-        """What the place holds."""
-        module, _, attribute = self.value.partition(":")
-        if self.loads is not None:
-            return self.loads
-        return getattr(importlib.import_module(module), attribute)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *points: Point) -> None:
@@ -36,3 +30,5 @@ def install(monkeypatch: pytest.MonkeyPatch, *points: Point) -> None:
     monkeypatch.setattr(device_types, "_entry_points", lambda: (*ours, *points))
     for point in points:
         monkeypatch.delitem(device_types.RESOLVED, point.name, raising=False)
+        if point.manifest is not None:
+            monkeypatch.setitem(device_types.RESOLVED, point.name, point.manifest)

@@ -314,11 +314,11 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """Install types: one that is whole, no manifest, one that cannot be imported, two of a name."""
     here = f"{__name__}:"
     points = [
-        Point("foreign", here + "FOREIGN", FOREIGN),
-        Point("bare", here + "StrictOptions", StrictOptions),
-        Point("broken", "no_such_module_of_xenbackd:TYPE", None),
-        Point("twice", "a:b", None),
-        Point("twice", "c:d", None),
+        Point("foreign", here + "FOREIGN"),
+        Point("bare", here + "StrictOptions"),
+        Point("broken", "no_such_module_of_xenbackd:TYPE"),
+        Point("twice", "a:b"),
+        Point("twice", "c:d"),
     ]
     install(monkeypatch, *points)
 

@@ -21,7 +21,7 @@ ATTACHED = [
 @pytest.fixture(autouse=True)
 def _echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The type `echo` is installed."""
-    install(monkeypatch, Point("echo", "tests.fakes.echo.about:TYPE", None))
+    install(monkeypatch, Point("echo", "tests.fakes.echo.about:TYPE"))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_sides_type_of_another_distribution_stands_beside_our_own(
 ) -> None:
     """By the kind of its frontends, as its entry point's manifest says."""
     before = set(guest_sides())
-    install(monkeypatch, Point("echo", "tests.fakes.echo.about:TYPE", None))
+    install(monkeypatch, Point("echo", "tests.fakes.echo.about:TYPE"))
     sides = guest_sides()
     assert set(sides) == before | {"vecho"}
     assert side_of(sides, "vecho") is GUEST

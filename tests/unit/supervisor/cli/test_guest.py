@@ -19,7 +19,7 @@ from tests.fakes.installed_types import Point, install
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The type `echo` is installed."""
-    install(monkeypatch, Point("echo", "tests.fakes.echo.about:TYPE", None))
+    install(monkeypatch, Point("echo", "tests.fakes.echo.about:TYPE"))
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
