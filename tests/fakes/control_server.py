@@ -16,7 +16,7 @@ from shared.control import Event
 
 def event(seq: int) -> Event:
     """An event."""
-    return Event(seq=seq, time="t", kind="state", device="vbd/3/51712", text=f"number {seq}")
+    return Event(seq=seq, time="t", kind="state", device="toy/3/51712", text=f"number {seq}")
 
 
 class Supervisor:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What happens to processes under a worker's system-call filter: `python -m tests.fakes.filtered`.
+"""What happens to processes under a worker's filter: `python -m tests.fakes.filtered TYPE`.
 
-Forks once for each case, puts the child under the filter of a block worker on the embedded
-hypervisor, has it do one thing and prints {case: how it ended} as JSON: an exit status (0, or the
-errno of the call), or minus the signal.
+Forks once for each case, puts the child under the system-call filter of a worker of that device
+type on the embedded hypervisor, has it do one thing and prints {case: how it ended} as JSON: an
+exit status (0, or the errno of the call), or minus the signal.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 ERROR = 99
 """Exit status of a case that failed in a way nobody expected."""
 GNTDEV_MAP = 0x184700
+HANDLER = sys.argv[1] if __name__ == "__main__" else ""
+"""The device type; none where this is only asked for the names of the cases."""
 
 _COLUMN = {"x86_64": 0, "aarch64": 1}.get(platform.machine(), 0)
 
@@ -217,7 +219,7 @@ def _beside_another_filter() -> NoReturn:
     found: list[int] = []
 
     def alone() -> None:
-        program = filter_for("block", "embedded", "log")
+        program = filter_for(HANDLER, "embedded", "log")
         buffer = ctypes.create_string_buffer(program)
         fields = (len(program) // 8).to_bytes(8, "little")
         fields += ctypes.addressof(buffer).to_bytes(8, "little")
@@ -269,7 +271,7 @@ def _under(
 
 
 def _install(hypervisor: HypervisorKind = "embedded", mode: Mode = "enforce") -> None:
-    seccomp.install(filter_for("block", hypervisor, mode), log=mode == "log")
+    seccomp.install(filter_for(HANDLER, hypervisor, mode), log=mode == "log")
 
 
 FORBIDDEN = {name: numbers[_COLUMN] for name, (numbers, _) in _FORBIDDEN.items()}

@@ -10,10 +10,10 @@ from typing import Any
 from shared.device_id import DeviceId
 from shared.errors import GuestFault
 from shared.hypervisor.interface import PAGE_SIZE, EventChannels, GrantTable, Port
+from shared.hypervisor.native._xen import ffi
 from shared.logs import DeviceLogger
 from tests.fakes.hv import PORT, FakeHypervisor
 from worker.device import DeviceContext
-from worker.devices.block.native._block import ffi
 
 
 @dataclass
@@ -113,7 +113,7 @@ class FakeHandles:
         pass
 
 
-def make_context(handles: FakeHandles, options: Any) -> DeviceContext:
-    """What a device `vbd/3/51712` is given."""
-    device = DeviceId("vbd", 3, 51712)
+def make_context(handles: FakeHandles, options: Any, kind: str = "toy") -> DeviceContext:
+    """What device 51712 of domain 3 is given."""
+    device = DeviceId(kind, 3, 51712)
     return DeviceContext(device, options, handles, DeviceLogger(device), lambda _n, _r: None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cffi import FFI
 
-from worker.devices.block.native._block import ffi
+from shared.hypervisor.native._xen import ffi
 
 PAGE = 4096
 PORT = 7

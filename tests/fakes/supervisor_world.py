@@ -34,8 +34,8 @@ from tests.fakes.clock_loop import settle
 
 T = TypeVar("T")
 OWN = "/local/domain/0"
-VBD = DeviceId("vbd", 3, 51712)
-ERROR = f"{OWN}/error/backend/{VBD}/error"
+TOY = DeviceId("toy", 3, 51712)
+ERROR = f"{OWN}/error/backend/{TOY}/error"
 
 
 class FakeStore:
@@ -237,7 +237,7 @@ def spec_of(device: DeviceId, generation: int = 1) -> WorkerSpec:
         device=device,
         generation=generation,
         backend_domid=0,
-        handler="block",
+        handler="toy",
         options={},
         endpoint="/nowhere/workers.sock",
         hypervisor="embedded",
@@ -274,7 +274,7 @@ class World:
         self.registry: Registry[Device] = Registry()
         self.events = EventLog()
         self.surroundings = DeviceSurroundings(
-            config=config or Config(types={"vbd": TypeConfig(handler="block")}),
+            config=config or Config(types={"toy": TypeConfig(handler="toy")}),
             store=self.store,
             publisher=Publisher(self.store, OWN),
             processes=self.workers,
@@ -294,7 +294,7 @@ class World:
         self.scanner = Scanner(self.surroundings, self.registry)
         self.store.on_event = self.scanner.dispatch
 
-    def plug(self, device: DeviceId = VBD, *, state: int = 1, frontend: int = 1) -> None:
+    def plug(self, device: DeviceId = TOY, *, state: int = 1, frontend: int = 1) -> None:
         """What a toolstack writes for a device, and its domain."""
         self.store.domains.add(device.domid)
         back, front = self.back(device), self.front(device)
@@ -311,26 +311,26 @@ class World:
         for path in nodes:
             self.store._fire(path)
 
-    def back(self, device: DeviceId = VBD) -> str:
+    def back(self, device: DeviceId = TOY) -> str:
         return f"{OWN}/backend/{device}"
 
-    def front(self, device: DeviceId = VBD) -> str:
+    def front(self, device: DeviceId = TOY) -> str:
         return f"/local/domain/{device.domid}/device/{device.type}/{device.devid}"
 
-    def frontend(self, state: int, device: DeviceId = VBD) -> None:
+    def frontend(self, state: int, device: DeviceId = TOY) -> None:
         """The frontend writes its state."""
         self.store.put(f"{self.front(device)}/state", b"%d" % state)
 
-    def state(self, device: DeviceId = VBD) -> bytes | None:
+    def state(self, device: DeviceId = TOY) -> bytes | None:
         """The backend's state as it stands in xenstore."""
         return self.store.nodes.get(f"{self.back(device)}/state")
 
-    def device(self, device: DeviceId = VBD) -> Device:
+    def device(self, device: DeviceId = TOY) -> Device:
         found = self.registry.get(device)
         assert found is not None
         return found
 
-    def status(self, device: DeviceId = VBD) -> DeviceStatus:
+    def status(self, device: DeviceId = TOY) -> DeviceStatus:
         """What `xenbackd status` says of it."""
         return status_of(self.device(device), self.surroundings.clock())
 
@@ -338,21 +338,21 @@ class World:
         await self.scanner.open()
         await settle()
 
-    async def ready(self, device: DeviceId = VBD) -> None:
+    async def ready(self, device: DeviceId = TOY) -> None:
         """The worker says Hello and answers `Init`."""
         self.workers.says(device, m.Hello)
         await settle()
         self.workers.says(device, m.Initialised, nodes={"feature-barrier": b"1"})
         await settle()
 
-    async def serving(self, device: DeviceId = VBD) -> None:
+    async def serving(self, device: DeviceId = TOY) -> None:
         """From plugged to both sides Connected."""
         self.plug(device)
         await settle()
         await self.ready(device)
         self.frontend(3, device)
         await settle()
-        self.workers.says(device, m.Attached, nodes={"sectors": b"8"})
+        self.workers.says(device, m.Attached, nodes={"size": b"8"})
         await settle()
         self.frontend(4, device)
         await settle()

@@ -2,7 +2,7 @@
 """A worker that its guest has taken over, in the jail and against its supervisor.
 
 The attempts are made by real workers of a real `serve`, that were jailed as always and serve disks
-meanwhile; `tests.fakes.turned_worker` is what turns them. Two types of device stand for two
+meanwhile; `tests.fakes.block.turned_worker` is what turns them. Two types of device stand for two
 questions: vbd is served by `jail.mode: enforce`, where most attempts end the worker at the system
 call; qdisk by `log`, where the filter forbids nothing and what else there is must hold: user id,
 capabilities, namespaces, the empty root. A neighbour reads and writes throughout.
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 PROGRAM: Final = """
 import sys
 import supervisor.workers.spawner
-supervisor.workers.spawner.PRELOAD += ("tests.fakes.turned_worker",)
+supervisor.workers.spawner.PRELOAD += ("tests.fakes.block.turned_worker",)
 from supervisor.cli.main import main
 sys.exit(main())
 """

@@ -271,7 +271,7 @@ def bench(
     for page in range(DATA_PAGE, pages):
         hypervisor.grant(100 + page - DATA_PAGE, page)
     config = {
-        "hv": hypervisor.ops,
+        "hv": ffi.cast("struct hv_ops *", hypervisor.ops),
         "disk": ffi.NULL if "fd" in options else disk.table,
         "fd": -1,
         "domid": 3,

@@ -42,7 +42,7 @@ def check(untrusted_data: bytes) -> None:
         grants="copy" if flags & 2 else "persistent",
         max_ring_page_order=flags >> 4 & 3,
     )
-    device = BlockDevice(make_context(handles, options))
+    device = BlockDevice(make_context(handles, options, "vbd"))
     device.init(_backend)
     try:
         published = device.initialise(_backend, _nodes(untrusted_data[17:]), resume=bool(flags & 1))

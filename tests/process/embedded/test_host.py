@@ -84,7 +84,7 @@ def test_host_dead_domain_is_released_and_removed_from_xenstore(directory: Path)
     with host(directory), xenstore(directory) as xs:
         guest = Domain.create(directory, "victim", pages=64)
         create_domain(xs, guest.domid, "victim", 256)
-        backend = f"/local/domain/0/backend/vbd/{guest.domid}"
+        backend = f"/local/domain/0/backend/toy/{guest.domid}"
         xs.write(f"{backend}/51712/state", "4")
         xs.watch("@releaseDomain", "death")
         assert xs.wait_event(WAIT) is not None

@@ -24,8 +24,8 @@ from shared.xenstore.wire import WatchEvent
 from supervisor.xenstore.snapshot import read_both
 from worker.nodes import BackendNodes, FrontendNodes
 
-BACKEND = "/local/domain/0/backend/vbd"
-FRONTEND = "/local/domain/5/device/vbd/51712"
+BACKEND = "/local/domain/0/backend/toy"
+FRONTEND = "/local/domain/5/device/toy/51712"
 
 
 class Daemon:
@@ -82,17 +82,17 @@ def test_s18_client_xenstored_killed_and_started_anew(daemon: Daemon) -> None:
         back = asyncio.Event()
         client.on_reconnect = back.set
         await client.write(f"{BACKEND}/5/51712/state", b"4")
-        await client.watch(BACKEND, "vbd", 0)
-        assert await client.events.get() == WatchEvent(BACKEND, "vbd")
+        await client.watch(BACKEND, "toy", 0)
+        assert await client.events.get() == WatchEvent(BACKEND, "toy")
         daemon.kill()
         with pytest.raises(ConnectionLostError):
             await client.read(BACKEND)
         await asyncio.to_thread(daemon.start)
         await back.wait()
         assert await client.read(f"{BACKEND}/5/51712/state") == b"4"
-        assert await client.events.get() == WatchEvent(BACKEND, "vbd")
+        assert await client.events.get() == WatchEvent(BACKEND, "toy")
         await client.mkdir(f"{BACKEND}/6")
-        assert await client.events.get() == WatchEvent(f"{BACKEND}/6", "vbd")
+        assert await client.events.get() == WatchEvent(f"{BACKEND}/6", "toy")
 
     run(daemon, scenario)
 
@@ -165,9 +165,9 @@ def test_s01_s02_device_nodes_of_both_directories(daemon: Daemon) -> None:
         toolstack.write(f"{BACKEND}/5/51712/params", b"aio:/disk.img")
         toolstack.write(f"{BACKEND}/5/51712/sectors", b"many")
     with BlockingXenstore(daemon.directory / "domain" / "5") as guest:
-        guest.write("device/vbd/51712/ring-ref", b"8")
-        guest.write("device/vbd/51712/event-channel", b"0x9")
-        guest.write("device/vbd/51712/protocol", b"")
+        guest.write("device/toy/51712/ring-ref", b"8")
+        guest.write("device/toy/51712/event-channel", b"0x9")
+        guest.write("device/toy/51712/protocol", b"")
 
     async def scenario(client: XenstoreClient) -> None:
         path = f"{BACKEND}/5/51712"

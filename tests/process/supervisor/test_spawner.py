@@ -29,7 +29,7 @@ from tests.fakes.waiting import wait_until
 from tests.root import ROOT
 
 ENTRY = "tests.fakes.trivial_worker:run"
-DEVICE = DeviceId("vbd", 3, 51712)
+DEVICE = DeviceId("toy", 3, 51712)
 DEADLINE = 20.0
 
 
@@ -100,7 +100,7 @@ class Host:
             device=owner.device,
             generation=owner.generation,
             backend_domid=0,
-            handler="block",
+            handler="toy",
             options={"mode": mode},
             endpoint=str(self.bus.path),
             hypervisor="embedded",
@@ -204,7 +204,7 @@ def test_spawner_bounds_parallel_starts_and_kills_what_waits(directory: Path) ->
 
     async def test() -> None:
         async with host_in(directory, parallel=1) as host:
-            owners = [Owner(host.bus, DeviceId("vbd", 3, n)) for n in range(3)]
+            owners = [Owner(host.bus, DeviceId("toy", 3, n)) for n in range(3)]
             for owner in owners:
                 host.start(owner)
             await owners[0].next()
@@ -237,7 +237,7 @@ def test_spawner_fork_server_killed_workers_live_on_and_new_ones_start(directory
             server = host.spawner._server.pid
             assert server is not None
             os.kill(server, signal.SIGKILL)
-            second = Owner(host.bus, DeviceId("vbd", 3, 2))
+            second = Owner(host.bus, DeviceId("toy", 3, 2))
             await start_again(host, second)
             assert isinstance(await second.next(), m.Hello)
             assert isinstance(await first.next(), m.Beat)
@@ -254,7 +254,7 @@ def test_spawner_fork_server_that_does_not_answer_is_replaced(directory: Path) -
 
     async def test() -> None:
         async with host_in(directory) as host:
-            first, second = Owner(host.bus), Owner(host.bus, DeviceId("vbd", 3, 2))
+            first, second = Owner(host.bus), Owner(host.bus, DeviceId("toy", 3, 2))
             host.start(first)
             await first.next()
             await first.next()
@@ -298,7 +298,7 @@ from shared.device_id import DeviceId
 context = zmq.Context()
 s = context.socket(zmq.DEALER)
 s.connect("ipc://" + sys.argv[1])
-d = DeviceId("vbd", 3, 51712)
+d = DeviceId("toy", 3, 51712)
 for data in (m.encode(m.Hello(device=d, generation=1, seq=0)), b"garbage",
              m.encode(m.Publish(device=d, generation=1, seq=1, nodes={"sectors": b"0"}))):
     s.send(data)

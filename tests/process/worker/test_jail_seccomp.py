@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from shared.device_types import own_types
 from tests.fakes import filtered
 from tests.root import ROOT
 from worker.jail import seccomp
@@ -26,11 +27,11 @@ pytestmark = [
 Outcomes = dict[str, int]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """How each case ended; all are run by one process."""
+@pytest.fixture(scope="module", params=[one.name for one in own_types()])
+def outcomes(request: pytest.FixtureRequest) -> Outcomes:
+    """How each case ended with a worker of each type; all of a type are run by one process."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.fakes.filtered"],
+        [sys.executable, "-m", "tests.fakes.filtered", request.param],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -25,10 +25,13 @@ pytestmark = pytest.mark.skipif(
 INSIDE = """
 import sys
 import worker.preload
-from shared import logs
+from shared import device_types, logs
 from shared.worker_spec import WorkerSpec
 from tests.fakes import raising
+from tests.fakes.toy.about import TYPE
 from worker.jail.jail import Jail
+
+device_types.RESOLVED[TYPE.name] = TYPE
 
 spec = WorkerSpec.decode(bytes.fromhex(sys.argv[1]))
 jail = Jail(spec, spec.jail, max_grants=0, descriptors=())
@@ -55,10 +58,10 @@ def log() -> str:
             pids=64,
         )
         spec = WorkerSpec(
-            device=DeviceId("vbd", 1, 51712),
+            device=DeviceId("toy", 1, 51712),
             generation=1,
             backend_domid=0,
-            handler="block",
+            handler="toy",
             options={},
             endpoint=f"{keep}/workers.sock",
             hypervisor="embedded",

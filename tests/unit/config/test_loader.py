@@ -23,7 +23,7 @@ from config.model import (
 )
 from config.nodes import DEPTH_MAX, SIZE_MAX
 from config.rules import remarks
-from shared.device_types import DeviceType
+from shared.device_types import DeviceType, own_types
 from tests.fakes.installed_types import Point, install
 
 
@@ -48,8 +48,8 @@ hypervisor: embedded
 log: {level: debug}
 restart: {initial: 1, quarantine_failures: 3}
 types:
-  vbd:
-    handler: block
+  toy:
+    handler: toy
     enabled: false
     log_level: warning
     options:
@@ -57,37 +57,37 @@ types:
       directories: [/srv/a, "/srv/b"]
 """
     options = {"poll_us": 0, "directories": ["/srv/a", "/srv/b"]}
-    vbd = TypeConfig(handler="block", enabled=False, log_level="warning", options=options)
+    toy = TypeConfig(handler="toy", enabled=False, log_level="warning", options=options)
     expected = Config(
         runtime_dir="/run/other",
         hypervisor="embedded",
         log=LogConfig(level="debug"),
         restart=RestartConfig(initial=1.0, quarantine_failures=3),
-        types={"vbd": vbd},
+        types={"toy": toy},
     )
 
     assert loads(text, "x.yaml") == expected
 
 
 def test_loader_types_may_share_a_handler() -> None:
-    """vbd, vbd3, qdisk and a type that begins with a digit can all be served by block."""
-    names = ["vbd", "vbd3", "qdisk", "9disk"]
-    text = "types:\n" + "".join(f"  {name}: {{handler: block}}\n" for name in names)
+    """toy, toyplain, toymodel and a type that begins with a digit can all be served by toy."""
+    names = ["toy", "toyplain", "toymodel", "9disk"]
+    text = "types:\n" + "".join(f"  {name}: {{handler: toy}}\n" for name in names)
 
     assert names == list(loads(text, "x.yaml").types)
 
 
 def test_loader_restart_of_a_type_keeps_the_general_values() -> None:
     """A type's restart section changes what it names and nothing else."""
-    text = "restart: {initial: 3}\ntypes: {vbd: {handler: block, restart: {max: 9}}}"
+    text = "restart: {initial: 3}\ntypes: {toy: {handler: toy, restart: {max: 9}}}"
 
-    assert RestartConfig(initial=3.0, max=9.0) == loads(text, "x.yaml").types["vbd"].restart
+    assert RestartConfig(initial=3.0, max=9.0) == loads(text, "x.yaml").types["toy"].restart
 
 
 def test_loader_jail_of_a_type_keeps_the_general_values() -> None:
     """Single values of the general section are changed."""
-    text = "jail: {pids: 9, memory: 99}\ntypes: {vbd: {handler: block, jail: {memory: 17}}}\n"
-    jail = loads(text, "x.yaml").types["vbd"].jail
+    text = "jail: {pids: 9, memory: 99}\ntypes: {toy: {handler: toy, jail: {memory: 17}}}\n"
+    jail = loads(text, "x.yaml").types["toy"].jail
 
     assert jail == JailConfig(pids=9, memory=17)
 
@@ -104,11 +104,11 @@ def test_loader_highest_user_ids_are_still_users() -> None:
 def test_remarks_name_what_is_weaker_than_a_jail() -> None:
     """One for each type that is served so, at the key that says it."""
     text = (
-        "jail: {mode: log}\ntypes:\n  a: {handler: block}\n"
-        "  b: {handler: block, jail: {mode: off, unjailed_root: true}}\n"
-        "  c: {handler: block, jail: {mode: off}}\n"
-        "  d: {handler: block, jail: {mode: enforce}}\n"
-        "  e: {handler: block, enabled: false}\n"
+        "jail: {mode: log}\ntypes:\n  a: {handler: toy}\n"
+        "  b: {handler: toy, jail: {mode: off, unjailed_root: true}}\n"
+        "  c: {handler: toy, jail: {mode: off}}\n"
+        "  d: {handler: toy, jail: {mode: enforce}}\n"
+        "  e: {handler: toy, enabled: false}\n"
     )
 
     assert [(key, words[:7]) for key, words in remarks(loads(text, "x.yaml"))] == [
@@ -122,13 +122,13 @@ def test_loader_timeouts_of_a_type_keep_the_general_values() -> None:
     """A type's timeouts section changes what it names; `stop` is of the service as a whole."""
     text = (
         "timeouts: {beat_late: 4, stop: 60}\n"
-        "types: {vbd: {handler: block, timeouts: {beat_dead: 20}}}"
+        "types: {toy: {handler: toy, timeouts: {beat_dead: 20}}}"
     )
 
-    own = loads(text, "x.yaml").types["vbd"].timeouts
+    own = loads(text, "x.yaml").types["toy"].timeouts
     assert DeviceTimeouts(beat_late=4.0, beat_dead=20.0) == own
-    assert problems("types: {vbd: {handler: block, timeouts: {stop: 3}}}")[0].startswith(
-        "x.yaml:1: types.vbd.timeouts.stop: unknown key"
+    assert problems("types: {toy: {handler: toy, timeouts: {stop: 3}}}")[0].startswith(
+        "x.yaml:1: types.toy.timeouts.stop: unknown key"
     )
 
 
@@ -146,44 +146,44 @@ def test_config_drain_is_the_files_or_the_device_types(
     ("text", "expected"),
     [
         (
-            "types:\n  vbd:\n    handler: block\n    poll: 3\n",
-            "x.yaml:4: types.vbd.poll: unknown key; allowed: enabled, handler, jail, log_level,"
+            "types:\n  toy:\n    handler: toy\n    poll: 3\n",
+            "x.yaml:4: types.toy.poll: unknown key; allowed: enabled, handler, jail, log_level,"
             " options, orphan, orphan_grace, restart",
         ),
         ("lgo: {}", "x.yaml:1: lgo: unknown key; did you mean log? allowed: "),
         ("log:\n  level: info\nlog: {}", "x.yaml:3: log: stands twice; the first is in line 1"),
         (
-            "types:\n  vbd:\n    enabled: true\n",
-            "x.yaml:3: types.vbd: missing key 'handler', text",
+            "types:\n  toy:\n    enabled: true\n",
+            "x.yaml:3: types.toy: missing key 'handler', text",
         ),
         (
-            "types:\n  vbd:\n    handler: blok\n",
-            "x.yaml:3: types.vbd.handler: unknown handler 'blok'; did you mean block? allowed: ",
+            "types:\n  toy:\n    handler: toi\n",
+            "x.yaml:3: types.toy.handler: unknown handler 'toi'; did you mean toy? allowed: ",
         ),
         (
-            "types:\n  vbd: {handler: block, options: {pol_us: 1}}",
-            "x.yaml:2: types.vbd.options.pol_us: unknown key; did you mean poll_us? allowed: ",
+            "types:\n  toy: {handler: toy, options: {pol_us: 1}}",
+            "x.yaml:2: types.toy.options.pol_us: unknown key; did you mean poll_us? allowed: ",
         ),
         (
-            "types:\n  vbd:\n    handler: block\n    options:\n      io_threads: 900\n",
-            "x.yaml:5: types.vbd.options.io_threads: expected a whole number from 1 to 64, got 900",
+            "types:\n  toy:\n    handler: toy\n    options:\n      io_threads: 900\n",
+            "x.yaml:5: types.toy.options.io_threads: expected a whole number from 1 to 64, got 900",
         ),
         (
-            "types: {vbd: {handler: block, options: {directories: [/a, 3]}}}",
-            "x.yaml:1: types.vbd.options.directories[1]: expected text, got 3;"
+            "types: {toy: {handler: toy, options: {directories: [/a, 3]}}}",
+            "x.yaml:1: types.toy.options.directories[1]: expected text, got 3;"
             " put quotes around it",
         ),
         (
-            "types: {vbd: {handler: block, enabled: yes}}",
-            "x.yaml:1: types.vbd.enabled: expected true or false, got 'yes'; write true",
+            "types: {toy: {handler: toy, enabled: yes}}",
+            "x.yaml:1: types.toy.enabled: expected true or false, got 'yes'; write true",
         ),
         (
-            "types: {vbd: {handler: block, enabled: Off}}",
-            "x.yaml:1: types.vbd.enabled: expected true or false, got 'Off'; write false",
+            "types: {toy: {handler: toy, enabled: Off}}",
+            "x.yaml:1: types.toy.enabled: expected true or false, got 'Off'; write false",
         ),
-        ("types: {V-bd: {handler: block}}", "x.yaml:1: types.V-bd: a type is 1 to 32 of"),
-        ("types: {vbd: 3}", "x.yaml:1: types.vbd: expected a section with the keys handler,"),
-        ("types: [vbd]", "x.yaml:1: types: expected a mapping, got a list"),
+        ("types: {V-bd: {handler: toy}}", "x.yaml:1: types.V-bd: a type is 1 to 32 of"),
+        ("types: {toy: 3}", "x.yaml:1: types.toy: expected a section with the keys handler,"),
+        ("types: [toy]", "x.yaml:1: types: expected a mapping, got a list"),
         ("log: {level: inof}", "x.yaml:1: log.level: expected one of debug, error, info, warn"),
         ("runtime_dir: 5", "x.yaml:1: runtime_dir: expected text, got 5; put quotes around it"),
         ("runtime_dir:", "x.yaml:1: runtime_dir: expected text, got nothing"),
@@ -206,8 +206,8 @@ def test_config_drain_is_the_files_or_the_device_types(
             "x.yaml:1: timeouts.progress_stalled: must not be below timeouts.progress_warn",
         ),
         (
-            "types:\n  vbd:\n    handler: block\n    timeouts:\n      beat: 8\n",
-            "x.yaml:4: types.vbd.timeouts.beat_dead: must be at least twice types.vbd",
+            "types:\n  toy:\n    handler: toy\n    timeouts:\n      beat: 8\n",
+            "x.yaml:4: types.toy.timeouts.beat_dead: must be at least twice types.toy",
         ),
         (
             "jail: {mode: none}",
@@ -216,8 +216,8 @@ def test_config_drain_is_the_files_or_the_device_types(
         ("jail: {uid_base: 0}", "x.yaml:1: jail.uid_base: expected a whole number from 1 to"),
         ("jail:\n  uid_base: 65534\n  uids: 1\n", "x.yaml:2: jail.uid_base: 65534..65534 contains"),
         (
-            "types:\n  vbd:\n    handler: block\n    jail: {uid_base: 65535, uids: 1}\n",
-            "x.yaml:4: types.vbd.jail.uid_base: 65535..65535 contains 65535",
+            "types:\n  toy:\n    handler: toy\n    jail: {uid_base: 65535, uids: 1}\n",
+            "x.yaml:4: types.toy.jail.uid_base: 65535..65535 contains 65535",
         ),
         ("restart:\n  initial: 9\n  max: 3\n", "x.yaml:3: restart.max: must not be below"),
         ("- a", "x.yaml:1: expected a section with the keys runtime_dir,"),
@@ -260,7 +260,7 @@ def test_loader_hostile_yaml_is_refused_with_its_line(text: str, expected: str) 
 
 def test_loader_many_mistakes_are_all_named_in_order() -> None:
     """One run finds everything, sorted by line."""
-    text = "types:\n  vbd:\n    handler: nope\n    x: 1\nlog:\n  level: 7\nfoo: 1\n"
+    text = "types:\n  toy:\n    handler: nope\n    x: 1\nlog:\n  level: 7\nfoo: 1\n"
     with pytest.raises(ConfigFileError) as caught:
         loads(text, "x.yaml")
 
@@ -269,7 +269,7 @@ def test_loader_many_mistakes_are_all_named_in_order() -> None:
         caught.value.file,
         caught.value.line,
         caught.value.key,
-    ) == ("x.yaml", 3, "types.vbd.handler")
+    ) == ("x.yaml", 3, "types.toy.handler")
 
 
 def test_loader_missing_file_is_named(tmp_path: Path) -> None:
@@ -307,6 +307,7 @@ class StrictOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 FOREIGN = DeviceType(name="foreign", backend="no_such_module:Device", options=StrictOptions)
 BARE = StrictOptions
+OWN = ", ".join(one.name for one in own_types())
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ def test_loader_foreign_handler_checks_its_options() -> None:
         ("bare", "device type 'bare': "),
         ("broken", "device type 'broken': no_such_module_of_xenbackd:TYPE: cannot be loaded"),
         ("twice", "device type 'twice': installed more than once: a:b, c:d"),
-        ("forein", "unknown handler 'forein'; did you mean foreign? allowed: bare, block"),
+        ("forein", f"unknown handler 'forein'; did you mean foreign? allowed: bare, {OWN}"),
     ],
 )
 def test_loader_unusable_handler_says_why(handler: str, expected: str) -> None:
@@ -354,9 +355,9 @@ _words = st.sampled_from(
         *(
             [
                 "types",
-                "vbd",
+                "toy",
                 "handler",
-                "block",
+                "toy",
                 "options",
                 "log",
                 "level",

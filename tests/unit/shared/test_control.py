@@ -28,6 +28,6 @@ def test_control_request_that_is_none_is_one_kind_of_error(untrusted_data: bytes
 
 def test_control_request_survives_the_wire() -> None:
     """Encoding and decoding are inverse."""
-    request = control.RestartRolling(targets=["vbd"], parallel=2)
+    request = control.RestartRolling(targets=["toy"], parallel=2)
 
     assert control.decode_request(control.encode(request)) == request

@@ -11,29 +11,29 @@ from shared.errors import ConfigError
 
 def test_device_id_printed_and_parsed_is_the_same() -> None:
     """`str` and `parse` are inverse."""
-    device = DeviceId("vbd", 3, 51712)
+    device = DeviceId("toy", 3, 51712)
 
-    assert str(device) == "vbd/3/51712"
-    assert DeviceId.parse("vbd/3/51712") == device
+    assert str(device) == "toy/3/51712"
+    assert DeviceId.parse("toy/3/51712") == device
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "vbd",
-        "vbd/3",
-        "vbd/3/",
-        "vbd/3/1/2",
-        "VBD/3/1",
+        "toy",
+        "toy/3",
+        "toy/3/",
+        "toy/3/1/2",
+        "TOY/3/1",
         "../3/1",
-        "vbd/-1/1",
-        "vbd/03/1",
-        "vbd/ 3/1",
-        "vbd/3/4294967296",
-        "vbd/32752/1",
-        "vbd/٣/1",
-        "vbd/3/1\n",
+        "toy/-1/1",
+        "toy/03/1",
+        "toy/ 3/1",
+        "toy/3/4294967296",
+        "toy/32752/1",
+        "toy/٣/1",
+        "toy/3/1\n",
     ],
 )
 def test_device_id_of_anything_else_is_a_configuration_error(text: str) -> None:

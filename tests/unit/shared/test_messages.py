@@ -15,12 +15,12 @@ from shared.device_id import DeviceId
 from shared.errors import BackendBug, Blame
 from shared.limits import NODE_VALUE_MAX, WORKER_MESSAGE_MAX
 
-DEVICE = DeviceId("vbd", 3, 51712)
+DEVICE = DeviceId("toy", 3, 51712)
 
 
 def head(**fields: object) -> dict[str, object]:
     """A message as a hostile worker would spell it."""
-    return {"device": ["vbd", 3, 51712], "generation": 1, "seq": 0, **fields}
+    return {"device": ["toy", 3, 51712], "generation": 1, "seq": 0, **fields}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def head(**fields: object) -> dict[str, object]:
         m.Hello(device=DEVICE, generation=1, seq=0),
         m.Initialised(device=DEVICE, generation=1, seq=1, nodes={"feature-discard": b"1"}),
         m.Failed(device=DEVICE, generation=1, seq=2, stage="init", blame=Blame.HOST, text="no"),
-        m.Beat(device=DEVICE, generation=7, seq=3, counters={"rd_req": 1}),
+        m.Beat(device=DEVICE, generation=7, seq=3, counters={"reads": 1}),
         m.Jailed(device=DEVICE, generation=1, seq=4, steps=("no core",), left_out=("a: b",)),
     ],
 )
@@ -53,12 +53,12 @@ def test_messages_to_a_worker_survive_the_wire() -> None:
         {"type": "Hello", "extra": 1},
         {"type": "Nothing"},
         {"type": "Init", "backend": {}},
-        {"type": "Beat", "counters": {"rd_req": "many"}},
+        {"type": "Beat", "counters": {"reads": "many"}},
         {"type": "Beat", "counters": {str(number): 0 for number in range(65)}},
         {"type": "Beat", "counters": {"\x1b[2J": 0}},
         {"type": "Beat", "counters": {"x" * 33: 0}},
-        {"type": "Beat", "counters": {"rd_req": -1}},
-        {"type": "Beat", "counters": {"rd_req": 1.5}},
+        {"type": "Beat", "counters": {"reads": -1}},
+        {"type": "Beat", "counters": {"reads": 1.5}},
         {"type": "Failed", "stage": "init\n", "blame": "us", "text": ""},
         {"type": "Present", "phase": "stopping", "greeted": True, "nodes": {}},
         {"type": "Failed", "stage": "init", "blame": "nobody", "text": ""},

@@ -48,9 +48,12 @@ def test_stubs_have_the_names_and_arguments_of_the_built_module(name: str) -> No
 
 def test_stubs_of_pointers_numbers_and_nothing_have_their_types() -> None:
     """What cffi makes of a Python object for the time of a call is allowed; names are not."""
-    text = stubs.stub(MODULES["worker.devices.block.guest.native._front"])
+    text = stubs.stub(MODULES["embedded.native._embedded"])
 
-    assert "def front_raw_poke(self, front: CData, offset: int, value: int, /) -> None: ..." in text
+    assert (
+        "def embedded_fill_ops(self, ops: CData, evtchn: CData, gnttab: CData, /) -> None: ..."
+        in text
+    )
     assert "        refs: CData | list[int],\n" in text
-    assert "(self, front: CData, slot: CData | bytes, length: int, /) -> int: ..." in text
-    assert "    FRONT_END_STUCK: int\n" in text
+    assert "(self, handle: CData, address: CData | bytes, count: int, /) -> int: ..." in text
+    assert "    EMBEDDED_MAP_MAX: int\n" in text

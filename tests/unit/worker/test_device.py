@@ -19,9 +19,9 @@ from shared.untrusted import parse_int
 from shared.worker_spec import WorkerSpec
 from tests.fakes.handles import FakeHandles, make_context
 from tests.fakes.hv import PORT, FakeHypervisor
+from tests.fakes.toy.backend import Toy
 from worker.bus import Bus
 from worker.device import Device
-from worker.devices.block.backend import BlockDevice
 from worker.main import live, load
 from worker.nodes import BackendNodes, FrontendNodes
 
@@ -175,7 +175,7 @@ def life_of_hooks(handles: FakeHandles, bus: OrdersAtHand) -> None:
 def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[OrdersAtHand]:
     """The orders Init and Stop; no hook has been called yet."""
     monkeypatch.setattr(Hooks, "calls", [])
-    device = DeviceId("vbd", 3, 51712)
+    device = DeviceId("toy", 3, 51712)
     made = OrdersAtHand(
         Init(device=device, generation=1, seq=0, backend={}),
         Stop(device=device, generation=1, seq=1),
@@ -211,14 +211,14 @@ def test_device_without_grant_table_says_so(device: Recorder, handles: FakeHandl
         _ = device.grant_table
 
 
-def test_s24_handler_block_is_found() -> None:
-    """The built-in type is there, installed or not."""
-    assert load(resolve("block")) is BlockDevice
+def test_s24_handler_of_a_type_is_found() -> None:
+    """Where its manifest says."""
+    assert load(resolve("toy")) is Toy
 
 
 def test_s24_handler_unknown_is_a_config_error() -> None:
     """The message names what is asked for and what there is."""
-    with pytest.raises(ConfigError, match=r"nonsense.*block"):
+    with pytest.raises(ConfigError, match=r"nonsense.*toy"):
         resolve("nonsense")
 
 

@@ -12,7 +12,7 @@ import pytest
 from shared import logs
 from shared.device_id import DeviceId
 
-DEVICE = DeviceId("vbd", 3, 51712)
+DEVICE = DeviceId("toy", 3, 51712)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_s25_log_line_begins_with_the_device(capsys: pytest.CaptureFixture[str])
     logs.setup()
     logs.DeviceLogger(DEVICE).warning("ring: %d slots", 32)
 
-    assert capsys.readouterr().err.rstrip().endswith(" WARNING vbd/3/51712: ring: 32 slots")
+    assert capsys.readouterr().err.rstrip().endswith(" WARNING toy/3/51712: ring: 32 slots")
 
 
 def test_s25_log_line_as_json_has_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +40,7 @@ def test_s25_log_line_as_json_has_its_parts(capsys: pytest.CaptureFixture[str]) 
 
     first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     assert (first["device"], first["level"], first["message"]) == (
-        "vbd/3/51712",
+        "toy/3/51712",
         "info",
         "serving",
     )
@@ -51,14 +51,14 @@ def test_s25_log_level_is_one_per_device(capsys: pytest.CaptureFixture[str]) -> 
     """One device at debug does not make another one talk; the level changes at run time."""
     logs.setup()
     quiet = logs.DeviceLogger(DEVICE, "error")
-    loud = logs.DeviceLogger(DeviceId("vbd", 4, 51712), "debug")
+    loud = logs.DeviceLogger(DeviceId("toy", 4, 51712), "debug")
     quiet.warning("a")
     loud.debug("b")
     quiet.set_level("warning")
     quiet.warning("c")
 
     lines = capsys.readouterr().err.splitlines()
-    assert [line[-15:] for line in lines] == [" vbd/4/51712: b"[-15:], " vbd/3/51712: c"[-15:]]
+    assert [line[-15:] for line in lines] == [" toy/4/51712: b"[-15:], " toy/3/51712: c"[-15:]]
 
 
 def test_s25_log_lines_of_a_guest_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,5 +93,5 @@ def test_log_exception_is_followed_by_its_traceback(capsys: pytest.CaptureFixtur
         logs.DeviceLogger(DEVICE).exception("worker ends")
 
     error = capsys.readouterr().err
-    assert "ERROR vbd/3/51712: worker ends\nTraceback" in error
+    assert "ERROR toy/3/51712: worker ends\nTraceback" in error
     assert "ValueError: why" in error

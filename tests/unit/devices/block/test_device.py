@@ -50,7 +50,7 @@ def make(handles: FakeHandles) -> Iterator[Make]:
     made: list[BlockDevice] = []
 
     def make_device(**options: Any) -> BlockDevice:
-        made.append(BlockDevice(make_context(handles, BlockOptions(**options))))
+        made.append(BlockDevice(make_context(handles, BlockOptions(**options), "vbd")))
         return made[-1]
 
     yield make_device

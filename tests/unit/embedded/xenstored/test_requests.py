@@ -163,12 +163,12 @@ def test_watch_relative_is_told_relative(dom0: Guest, guest: Guest) -> None:
     """Paths of events are written as the watch was."""
     guest(Op.WATCH, b"device", b"r")
     guest(Op.WATCH, b"/local/domain/5/device", b"a")
-    guest(Op.WRITE, b"device/vbd", b"")
+    guest(Op.WRITE, b"device/toy", b"")
     assert guest.take() == [
         b"device\0r\0",
         b"/local/domain/5/device\0a\0",
-        b"device/vbd\0r\0",
-        b"/local/domain/5/device/vbd\0a\0",
+        b"device/toy\0r\0",
+        b"/local/domain/5/device/toy\0a\0",
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.xenstore.watches import NO_DOMAIN, Watch, WatchQueue, WatchTable
 from shared.xenstore.wire import WatchEvent
 
-BACKEND = "/local/domain/0/backend/vbd"
+BACKEND = "/local/domain/0/backend/toy"
 
 
 def domain_of(path: str) -> int:
@@ -52,7 +52,7 @@ def test_queue_event_taken_then_fired_again_comes_again() -> None:
 def test_s20_queue_noisy_domain_does_not_delay_others() -> None:
     """One event of each other domain comes before the second one of the noisy domain."""
     queue = WatchQueue()
-    shared = Watch(BACKEND, "vbd", domain_of)
+    shared = Watch(BACKEND, "toy", domain_of)
     for node in range(200):
         queue.put(shared, f"{BACKEND}/7/51712/n{node}")
     for domain in (8, 9):
@@ -86,10 +86,10 @@ def test_queue_overflow_collapses_to_the_watch_root() -> None:
 def test_queue_path_without_domain_has_a_queue_of_its_own() -> None:
     """The root of a shared watch names no domain; nothing escapes."""
     queue = WatchQueue()
-    watch = Watch(BACKEND, "vbd", domain_of)
+    watch = Watch(BACKEND, "toy", domain_of)
     assert watch.domain_of(BACKEND) == NO_DOMAIN
     queue.put(watch, BACKEND)
-    assert drain(queue) == [WatchEvent(BACKEND, "vbd")]
+    assert drain(queue) == [WatchEvent(BACKEND, "toy")]
 
 
 def test_queue_forget_drops_pending_events() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from config.loader import loads
-from config.model import Config
+from config.model import Config, TypeConfig
 from supervisor.cli import doctor, doctor_checks, doctor_jail
 from supervisor.cli.doctor_probe import (
     FEATURES,
@@ -24,8 +24,8 @@ from supervisor.cli.doctor_types import EMBEDDED, XEN, Finding, Level
 from supervisor.workers.confinement.cgroups import UNIT
 
 RUN = "/run/xenbackd"
-VBD = loads("types: {vbd: {handler: block}, qdisk: {handler: block}}", "x.yaml")
-VBD3 = loads("types: {vbd3: {handler: block}}", "x.yaml")
+TOY = Config(types={name: TypeConfig(handler="toy") for name in ("toy", "toymodel")})
+PLAIN = Config(types={"toyplain": TypeConfig(handler="toy")})
 
 
 @dataclass
@@ -130,12 +130,12 @@ def dom0() -> FakeHost:
     return host
 
 
-def examine(host: Probe, config: Config = VBD3, devices: int = 100) -> dict[str, Finding]:
+def examine(host: Probe, config: Config = PLAIN, devices: int = 100) -> dict[str, Finding]:
     """All findings by subject."""
     return {one.subject: one for one in doctor_checks.all_checks(host, config, RUN, devices)}
 
 
-def verdict(host: Probe, what: str, config: Config = VBD3) -> bool:
+def verdict(host: Probe, what: str, config: Config = PLAIN) -> bool:
     """Whether devices can be served."""
     return doctor_checks.can_serve(list(examine(host, config).values()), what)
 
@@ -168,7 +168,7 @@ Change = Callable[[FakeHost], object]
         (lambda h: h.paths.discard("/dev/xen/evtchn"), "/dev/xen/evtchn", "modprobe xen-evtchn"),
         (lambda h: h.locked.add("/dev/xen/gntdev"), "/dev/xen/gntdev", "Run as root."),
         (lambda h: h.libraries.clear(), "libxengnttab", "apt install libxengnttab1"),
-        (lambda h: h.paths.add("/sys/module/xen_blkback"), "xen-blkback", "rmmod xen-blkback"),
+        (lambda h: h.paths.add("/sys/module/xen_toyback"), "xen-toyback", "rmmod xen-toyback"),
         (
             lambda h: (h.sockets.clear(), h.paths.discard("/dev/xen/xenbus")),
             "xenstore",
@@ -182,11 +182,11 @@ def test_doctor_missing_part_of_xen_blocks_xen_alone(
     """Each thing that is missing stands with its remedy and forbids real Xen, not the other."""
     host = dom0()
     change(host)
-    finding = examine(host, VBD)[subject]
+    finding = examine(host, TOY)[subject]
 
     assert finding.level is Level.MISSING
     assert finding.remedy.startswith(remedy)
-    assert (verdict(host, XEN, VBD), verdict(host, EMBEDDED, VBD)) == (False, True)
+    assert (verdict(host, XEN, TOY), verdict(host, EMBEDDED, TOY)) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_doctor_missing_part_of_xen_blocks_xen_alone(
         (lambda h: setattr(h, "version", (3, 9)), "Python"),
         (lambda h: h.broken.update(zmq="No module named 'zmq'"), "package zmq"),
         (
-            lambda h: h.broken.update({"worker.devices.block.native._block": "undefined symbol"}),
-            "native worker.devices.block.native._block",
+            lambda h: h.broken.update({"tests.fakes.toy.native._toy": "undefined symbol"}),
+            "native tests.fakes.toy.native._toy",
         ),
         (lambda h: h.features.discard("pidfd"), "pidfd"),
         (lambda h: setattr(h, "jailed", "No module named worker.jail"), "trial"),
@@ -256,11 +256,11 @@ def test_doctor_less_than_the_best_is_a_warning(change: Change, subject: str) ->
     """What can be done without is named with its remedy and forbids nothing."""
     host = dom0()
     change(host)
-    finding = examine(host, VBD)[subject]
+    finding = examine(host, TOY)[subject]
 
     assert finding.level is Level.WARNING
     assert finding.remedy != ""
-    assert verdict(host, XEN, VBD)
+    assert verdict(host, XEN, TOY)
 
 
 def test_doctor_jail_says_what_holds_and_whose_the_numbers_are() -> None:
@@ -286,24 +286,24 @@ def test_doctor_jail_of_another_user_asks_for_no_numbers() -> None:
 
 def test_doctor_names_what_the_configuration_does_without() -> None:
     """At the key, and each range of numbers is looked at."""
-    text = "types: {vbd: {handler: block, jail: {mode: log, uid_base: 100000, uids: 9}}}"
+    text = "types: {toy: {handler: toy, jail: {mode: log, uid_base: 100000, uids: 9}}}"
     checks = doctor_checks.all_checks(FakeHost(), loads(text, "x.yaml"), RUN, 1)
     found = [one.text for one in checks if one.section == doctor_jail.SECTION]
 
-    assert found[0].startswith("log: vbd")
+    assert found[0].startswith("log: toy")
     assert "100000..100008: also containers of me in /etc/subuid" in found
     assert "1879048192..1879080959: nobody else's" in found
 
 
 def test_doctor_conflicts_do_not_matter_for_types_that_are_off() -> None:
-    """blkback and QEMU may serve what we do not."""
+    """The kernel and QEMU may serve what we do not."""
     host = dom0()
-    host.paths.add("/sys/module/xen_blkback")
+    host.paths.add("/sys/module/xen_toyback")
     host.running.append(Process(42, ("qemu-system-i386", "-xen-domid", "3")))
-    found = examine(host, VBD3)
+    found = examine(host, PLAIN)
 
-    assert found["xen-blkback"].level is found["QEMU"].level is Level.OK
-    assert verdict(host, XEN, VBD3)
+    assert found["xen-toyback"].level is found["QEMU"].level is Level.OK
+    assert verdict(host, XEN, PLAIN)
 
 
 def test_doctor_ordinary_qemu_is_no_conflict() -> None:
@@ -311,7 +311,7 @@ def test_doctor_ordinary_qemu_is_no_conflict() -> None:
     host = dom0()
     host.running.append(Process(42, ("qemu-system-x86_64", "-enable-kvm")))
 
-    assert examine(host, VBD)["QEMU"].level is Level.OK
+    assert examine(host, TOY)["QEMU"].level is Level.OK
 
 
 def test_doctor_driver_domain_uses_the_device() -> None:
@@ -346,7 +346,7 @@ def test_doctor_exit_code_answers_for_the_hypervisor_in_question(
     expected: int, host: FakeHost, hypervisor: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """0 if devices can be served there, 1 if not; auto is Xen where there is Xen."""
-    code = doctor.report(host, VBD3, run_dir=RUN, hypervisor=hypervisor, devices=1, as_json=False)
+    code = doctor.report(host, PLAIN, run_dir=RUN, hypervisor=hypervisor, devices=1, as_json=False)
 
     assert expected == code
     assert f"(asked for: {hypervisor})" in capsys.readouterr().out
@@ -356,7 +356,7 @@ def test_doctor_plain_report_has_the_remedy_below_its_finding(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A line for what is missing, the next for what to do."""
-    doctor.report(FakeHost(), VBD3, run_dir=RUN, hypervisor="xen", devices=1, as_json=False)
+    doctor.report(FakeHost(), PLAIN, run_dir=RUN, hypervisor="xen", devices=1, as_json=False)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     place = next(i for i, line in enumerate(lines) if "libxenevtchn " in line)
 
@@ -366,7 +366,7 @@ def test_doctor_plain_report_has_the_remedy_below_its_finding(
 
 def test_doctor_json_has_verdict_and_findings(capsys: pytest.CaptureFixture[str]) -> None:
     """The same for machines."""
-    doctor.report(FakeHost(), VBD3, run_dir=RUN, hypervisor="auto", devices=1, as_json=True)
+    doctor.report(FakeHost(), PLAIN, run_dir=RUN, hypervisor="auto", devices=1, as_json=True)
     data = json.loads(capsys.readouterr().out)
 
     assert (

@@ -218,7 +218,7 @@ def test_serve_hands_the_effective_configuration_to_the_daemon(
 ) -> None:
     """Command line over file; `--embedded` means the embedded hypervisor."""
     file = tmp_path / "x.yaml"
-    file.write_text("types: {vbd: {handler: block}}\n")
+    file.write_text("types: {toy: {handler: toy}}\n")
     config, path, override, embedded = served(
         monkeypatch, "--run-dir", "/r", "serve", "-c", str(file), "--embedded"
     )
@@ -229,7 +229,7 @@ def test_serve_hands_the_effective_configuration_to_the_daemon(
         config.embedded_dir,
         config.hypervisor,
     ) == ("/r", None, "embedded")
-    assert list(config.types) == ["vbd"]
+    assert list(config.types) == ["toy"]
     # What a reload reads goes the same way, or it would tell of differences that are none.
     assert config == override(load(file))
 

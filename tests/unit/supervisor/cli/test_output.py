@@ -84,10 +84,10 @@ def test_plural_counts_words() -> None:
 
 def test_table_piped_is_aligned_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     """No colours, no boxes, no blanks at line ends; numbers to the right."""
-    rows: list[list[str | Cell]] = [[Cell("vbd/3/51712", "red"), "7"], ["a\x1b[1m", "12345"]]
+    rows: list[list[str | Cell]] = [[Cell("toy/3/51712", "red"), "7"], ["a\x1b[1m", "12345"]]
     output.table("disks", ["DEVICE", Column("N", right=True)], rows)
 
-    expected = "disks\nDEVICE           N\nvbd/3/51712      7\na\\x1b[1m     12345\n"
+    expected = "disks\nDEVICE           N\ntoy/3/51712      7\na\\x1b[1m     12345\n"
     assert expected == capsys.readouterr().out
 
 
@@ -139,8 +139,8 @@ def test_table_on_a_narrow_terminal_puts_long_texts_below(
 ) -> None:
     """The first column is never shortened, and no error is lost for want of room."""
     columns: list[str | Column] = ["DEVICE", "STATE", Column("ERROR", wrap=True)]
-    table = make_table("", columns, [["vbd/3/51712", "Connected", "no such file"]])
-    expected = "DEVICE       STATE\nvbd/3/51712  Connected\nvbd/3/51712: no such file\n"
+    table = make_table("", columns, [["toy/3/51712", "Connected", "no such file"]])
+    expected = "DEVICE       STATE\ntoy/3/51712  Connected\ntoy/3/51712: no such file\n"
 
     assert on_terminal(monkeypatch, 30, table) == expected
 

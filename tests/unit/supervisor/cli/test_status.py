@@ -9,14 +9,15 @@ import msgspec
 import pytest
 
 from shared.control import DeviceStatus, Event, ShowReply, StatusReply
-from shared.device_types import Counter, resolve
+from shared.device_types import Counter
 from supervisor.cli import events, figures, output, show, status
+from tests.fakes.toy.about import TYPE
 
-DISK = resolve("block").counters
+COUNTERS = TYPE.counters
 
 
-def device(name: str = "vbd/3/51712", **changes: Any) -> DeviceStatus:
-    """A disk that is being served."""
+def device(name: str = "toy/3/51712", **changes: Any) -> DeviceStatus:
+    """A toy that is being served."""
     healthy = DeviceStatus(
         device=name,
         backend="Connected",
@@ -30,7 +31,13 @@ def device(name: str = "vbd/3/51712", **changes: Any) -> DeviceStatus:
         failures=0,
         error="",
         since=187.0,
-        counters={"rd_req": 12345, "wr_req": 10, "rd_sect": 98760, "wr_sect": 80, "bad_range": 1},
+        counters={
+            "reads": 12345,
+            "writes": 10,
+            "units_in": 98760,
+            "units_out": 80,
+            "bad_range": 1,
+        },
     )
     return msgspec.structs.replace(healthy, **changes)
 
@@ -43,8 +50,8 @@ def reply(*devices: DeviceStatus, xenstore: str = "connected") -> StatusReply:
         uptime=7500.0,
         xenstore=xenstore,
         hypervisor="embedded",
-        types={"vbd": "block"},
-        counters={"vbd": DISK},
+        types={"toy": "toy"},
+        counters={"toy": COUNTERS},
         devices=list(devices),
     )
 
@@ -58,10 +65,10 @@ def test_status_healthy_device_is_one_line() -> None:
     """Supervisor, counts, and a line with everything of the device."""
     expected = """\
 xenbackd 0.1.0, process 100, up 2 h 05 min; hypervisor embedded; xenstore connected
-types vbd (block); 1 device: 1 Connected
+types toy (toy); 1 device: 1 Connected
 
 DEVICE       STATE      FRONTEND   WORKER        RESTARTS       SINCE       I/O  ERROR
-vbd/3/51712  Connected  Connected  4711 serving         0  3 min 07 s  12.3k/10
+toy/3/51712  Connected  Connected  4711 serving         0  3 min 07 s  12.3k/10
 """
 
     assert expected == text(status.blocks(reply(device())))
@@ -69,7 +76,7 @@ vbd/3/51712  Connected  Connected  4711 serving         0  3 min 07 s  12.3k/10
 
 def test_status_without_devices_has_no_table() -> None:
     """Nothing to serve is said in one line."""
-    assert text(status.blocks(reply())).endswith("types vbd (block); 0 devices\n")
+    assert text(status.blocks(reply())).endswith("types toy (toy); 0 devices\n")
 
 
 def test_status_problems_come_first_then_numbers_in_order() -> None:
@@ -77,16 +84,16 @@ def test_status_problems_come_first_then_numbers_in_order() -> None:
     shown = text(
         status.blocks(
             reply(
-                device("vbd/10/1"),
-                device("vbd/9/1"),
-                device("vbd/8/1", hold="backoff", pid=None, phase="absent", failures=2),
-                device("vbd/7/1", hold="quarantined", pid=None, error="disk: gone"),
+                device("toy/10/1"),
+                device("toy/9/1"),
+                device("toy/8/1", hold="backoff", pid=None, phase="absent", failures=2),
+                device("toy/7/1", hold="quarantined", pid=None, error="disk: gone"),
             )
         )
     )
     names = [line.split()[0] for line in shown.splitlines()[4:]]
 
-    assert names == ["vbd/7/1", "vbd/8/1", "vbd/9/1", "vbd/10/1"]
+    assert names == ["toy/7/1", "toy/8/1", "toy/9/1", "toy/10/1"]
     assert "Connected quarantined" in shown
     assert "disk: gone" in shown
 
@@ -109,16 +116,16 @@ def test_status_severity_follows_who_must_act(expected: int, changes: dict[str, 
 
 def test_status_error_of_a_guest_is_escaped() -> None:
     """Text that came from a guest cannot act on the terminal or add lines."""
-    shown = text(status.blocks(reply(device(error="a\x1b[2J\nvbd/0/0 fine"))))
+    shown = text(status.blocks(reply(device(error="a\x1b[2J\ntoy/0/0 fine"))))
 
-    assert r"a\x1b[2J\x0avbd/0/0 fine" in shown
+    assert r"a\x1b[2J\x0atoy/0/0 fine" in shown
 
 
 def test_watch_second_look_shows_rates() -> None:
     """Differences of the counters by the time between."""
     watch = status.Watch()
-    before = device(counters={"rd_req": 100, "wr_req": 0, "rd_sect": 800, "wr_sect": 0})
-    after = device(counters={"rd_req": 2100, "wr_req": 50, "rd_sect": 16800, "wr_sect": 400})
+    before = device(counters={"reads": 100, "writes": 0, "units_in": 800, "units_out": 0})
+    after = device(counters={"reads": 2100, "writes": 50, "units_in": 16800, "units_out": 400})
     first = text(watch.look(reply(before), 10.0))
     second = text(watch.look(reply(after), 12.0))
 
@@ -128,9 +135,9 @@ def test_watch_second_look_shows_rates() -> None:
 
 def test_watch_new_worker_counts_from_nought() -> None:
     """Counters that went back belong to a new worker; no rate is negative."""
-    counters = {"rd_req": 10, "wr_req": 0, "rd_sect": 0, "wr_sect": 0}
+    counters = {"reads": 10, "writes": 0, "units_in": 0, "units_out": 0}
 
-    assert figures.rate_text(DISK, {"rd_req": 500, "wr_req": 0}, counters, 1.0) == "10/0 0 B/s"
+    assert figures.rate_text(COUNTERS, {"reads": 500, "writes": 0}, counters, 1.0) == "10/0 0 B/s"
 
 
 def test_watch_type_without_disk_counters_shows_no_rate() -> None:
@@ -146,9 +153,9 @@ def shown_device(**changes: Any) -> str:
         show.blocks(
             ShowReply(
                 device=device(**changes),
-                counters=DISK,
-                backend_path="/local/domain/0/backend/vbd/3/51712",
-                frontend_path="/local/domain/3/device/vbd/51712",
+                counters=COUNTERS,
+                backend_path="/local/domain/0/backend/toy/3/51712",
+                frontend_path="/local/domain/3/device/toy/51712",
                 backend_nodes={"state": "4", "hotplug-status": ""},
                 frontend_nodes={"ring-ref": "8\x1b[31m\nstate  6"},
                 events=[Event(seq=1, time="2024-01-01", kind="state", device="d", text="up")],
@@ -167,10 +174,10 @@ def test_show_has_facts_nodes_counters_and_events() -> None:
     shown = shown_device()
 
     for expected in (
-        "backend   Connected for 3 min 07 s  /local/domain/0/backend/vbd/3/51712\n",
+        "backend   Connected for 3 min 07 s  /local/domain/0/backend/toy/3/51712\n",
         "worker    process 4711, serving, generation 1\n",
         "  hotplug-status  (empty)\n",
-        "rd_req 12345, rd_sect 98760 (48.2 MiB)\n",
+        "reads 12345, units_in 98760 (48.2 MiB)\n",
         "  refused requests  bad_range 1\n",
         "  2024-01-01  state  up\n",
     ):

@@ -12,7 +12,7 @@ from shared.errors import Blame
 from shared.lifecycle_types import WorkerPhase
 from shared.xenbus import XenbusState
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
-from tests.fakes.supervisor_world import VBD, World, world_of
+from tests.fakes.supervisor_world import TOY, World, world_of
 
 
 @in_clock_loop
@@ -20,7 +20,7 @@ async def test_device_main_path_reaches_connected() -> None:
     """From the toolstack's nodes to both ends Connected, in the order of the protocol."""
     world = await world_of()
     await world.serving()
-    assert world.workers.kinds(VBD) == ["Init", "Initialise", "Connected"]
+    assert world.workers.kinds(TOY) == ["Init", "Initialise", "Connected"]
     assert world.state() == b"4"
     assert WorkerPhase.SERVING is world.device().lifecycle.worker
 
@@ -84,11 +84,11 @@ async def test_s12_init_only_when_online() -> None:
     world.plug()
     world.store.nodes[f"{world.back()}/online"] = b"0"
     await settle()
-    assert VBD in world.registry
+    assert TOY in world.registry
     assert world.workers.starts == []
     world.store.put(f"{world.back()}/online", b"1")
     await settle()
-    assert world.workers.starts == [(VBD, 1)]
+    assert world.workers.starts == [(TOY, 1)]
 
 
 @in_clock_loop
@@ -98,11 +98,11 @@ async def test_s13_initialise_waits_for_the_frontend() -> None:
     world.plug()
     await settle()
     await world.ready()
-    assert world.workers.kinds(VBD) == ["Init"]
+    assert world.workers.kinds(TOY) == ["Init"]
     world.store.put(f"{world.front()}/ring-ref", b"8")
     world.frontend(3)
     await settle()
-    order = world.workers.last(VBD, m.Initialise)
+    order = world.workers.last(TOY, m.Initialise)
     assert not order.resume
     assert order.frontend["ring-ref"] == b"8"
     assert order.backend["params"] == b"aio:/img"
@@ -117,7 +117,7 @@ async def test_s13_initialise_failure_leaves_the_state() -> None:
     await world.ready()
     world.frontend(3)
     await settle()
-    world.workers.says(VBD, m.Failed, stage="initialise", blame=Blame.HOST, text="map: no memory")
+    world.workers.says(TOY, m.Failed, stage="initialise", blame=Blame.HOST, text="map: no memory")
     await settle()
     assert world.state() == b"2"
     assert world.status().error == "map: no memory"
@@ -128,7 +128,7 @@ async def test_s14_connected_hook_follows_the_frontend() -> None:
     """`connected` is asked when both ends are Connected."""
     world = await world_of()
     await world.serving()
-    assert world.workers.kinds(VBD).count("Connected") == 1
+    assert world.workers.kinds(TOY).count("Connected") == 1
 
 
 @in_clock_loop
@@ -139,13 +139,13 @@ async def test_s15_frontend_closing_disconnects_once_and_is_followed() -> None:
     world.frontend(5)
     await settle()
     assert world.state() == b"4"
-    world.workers.says(VBD, m.Disconnected)
+    world.workers.says(TOY, m.Disconnected)
     await settle()
     assert world.state() == b"5"
     world.frontend(6)
     await settle()
     assert world.state() == b"6"
-    assert world.workers.kinds(VBD).count("Disconnect") == 1
+    assert world.workers.kinds(TOY).count("Disconnect") == 1
 
 
 @in_clock_loop
@@ -155,20 +155,20 @@ async def test_s16_reset_lets_another_frontend_connect() -> None:
     await world.serving()
     world.frontend(5)
     await settle()
-    world.workers.says(VBD, m.Disconnected)
+    world.workers.says(TOY, m.Disconnected)
     world.frontend(6)
     await settle()
     world.frontend(1)
     await settle()
     assert world.state() == b"1"
-    world.workers.says(VBD, m.Initialised, nodes={})
+    world.workers.says(TOY, m.Initialised, nodes={})
     await settle()
     world.frontend(3)
     await settle()
-    world.workers.says(VBD, m.Attached, nodes={})
+    world.workers.says(TOY, m.Attached, nodes={})
     await settle()
     assert world.state() == b"4"
-    assert world.workers.starts == [(VBD, 1)]
+    assert world.workers.starts == [(TOY, 1)]
 
 
 @in_clock_loop
@@ -177,12 +177,12 @@ async def test_device_removed_while_state_is_written_is_not_made_anew() -> None:
     world = await world_of()
     world.plug()
     await settle()
-    world.workers.says(VBD, m.Hello)
+    world.workers.says(TOY, m.Hello)
     await settle()
     on_event, world.store.on_event = world.store.on_event, lambda event: None
     world.store.remove(world.back())  # and nobody has told us yet
     world.store.on_event = on_event
-    world.workers.says(VBD, m.Initialised, nodes={"feature-x": b"1"})
+    world.workers.says(TOY, m.Initialised, nodes={"feature-x": b"1"})
     await settle()
     assert not [path for path in world.store.nodes if path.startswith(world.back())]
     assert WorkerPhase.STOPPING is world.device().lifecycle.worker
@@ -200,11 +200,11 @@ async def test_device_directory_made_anew_is_a_new_life() -> None:
     world.store.on_event = on_event
     world.store.put(f"{world.back()}/state", b"1")
     await settle()
-    assert world.workers.starts == [(VBD, 1)], "not before the old one is dead"
-    world.workers.exits(VBD, 0)
+    assert world.workers.starts == [(TOY, 1)], "not before the old one is dead"
+    world.workers.exits(TOY, 0)
     await settle()
     assert world.device() is not old
-    assert world.workers.starts == [(VBD, 1), (VBD, 1)]
+    assert world.workers.starts == [(TOY, 1), (TOY, 1)]
 
 
 @in_clock_loop
@@ -214,12 +214,12 @@ async def test_s09_changed_backend_node_reaches_the_worker() -> None:
     await world.serving()
     world.store.put(f"{world.back()}/params", b"aio:/other")
     await settle()
-    changed = world.workers.last(VBD, m.BackendChanged)
+    changed = world.workers.last(TOY, m.BackendChanged)
     assert (changed.node, changed.value) == ("params", b"aio:/other")
     nodes = {
-        order.node for order in world.workers.orders[VBD] if isinstance(order, m.BackendChanged)
+        order.node for order in world.workers.orders[TOY] if isinstance(order, m.BackendChanged)
     }
-    assert not nodes & {"sectors", "feature-barrier", "hotplug-status", "state"}
+    assert not nodes & {"size", "feature-barrier", "hotplug-status", "state"}
 
 
 @in_clock_loop
@@ -239,7 +239,7 @@ async def test_s10_changed_frontend_node_reaches_the_worker_as_it_is() -> None:
     await world.serving()
     world.store.put(f"{world.front()}/feature-x", b"\xff\x00")
     await settle()
-    changed = world.workers.last(VBD, m.FrontendChanged)
+    changed = world.workers.last(TOY, m.FrontendChanged)
     assert (changed.node, changed.untrusted_value) == ("feature-x", b"\xff\x00")
 
 
@@ -252,7 +252,7 @@ async def test_s10_frontend_state_that_is_none_hurts_nobody(untrusted: bytes) ->
     world.store.put(f"{world.front()}/state", untrusted)
     await settle()
     assert XenbusState.INVALID is world.device().lifecycle.frontend
-    assert world.workers.kinds(VBD)[-1] == "Disconnect"
+    assert world.workers.kinds(TOY)[-1] == "Disconnect"
 
 
 @in_clock_loop
@@ -263,7 +263,7 @@ async def test_s10_frontend_directory_gone_reads_as_unknown() -> None:
     world.store.remove(world.front())
     await settle()
     assert XenbusState.UNKNOWN is world.device().lifecycle.frontend
-    assert world.workers.kinds(VBD)[-1] == "Disconnect"
+    assert world.workers.kinds(TOY)[-1] == "Disconnect"
 
 
 @in_clock_loop
@@ -273,13 +273,13 @@ async def test_device_xenstore_lost_while_starting_is_no_failure_of_the_worker()
     world.plug()
     await settle()
     world.store.lost = True
-    world.workers.says(VBD, m.Hello)
+    world.workers.says(TOY, m.Hello)
     await pass_time(600)
     assert world.workers.killed == []
     world.store.lost = False
     await world.scanner.rescan()
     await settle()
-    assert world.workers.kinds(VBD) == ["Init"]
+    assert world.workers.kinds(TOY) == ["Init"]
     assert world.status().failures == 0
 
 
@@ -291,11 +291,11 @@ async def test_device_stand_down_stops_workers_and_leaves_xenstore() -> None:
     before = dict(world.store.nodes)
     world.device().stand_down()
     await settle()
-    assert world.workers.kinds(VBD)[-1] == "Stop"
-    world.workers.exits(VBD, 0)
+    assert world.workers.kinds(TOY)[-1] == "Stop"
+    world.workers.exits(TOY, 0)
     await pass_time(100)
     assert before == world.store.nodes
-    assert world.workers.starts == [(VBD, 1)]
+    assert world.workers.starts == [(TOY, 1)]
 
 
 @in_clock_loop
@@ -303,16 +303,16 @@ async def test_device_successor_publishes_only_what_does_not_stand_there() -> No
     """No guest waits for what its dead worker's nodes said already; a disk that grew is told."""
     world = await world_of()
     await world.serving()
-    world.workers.exits(VBD, -9)
+    world.workers.exits(TOY, -9)
     await settle()
     await world.ready()
     world.store.writes.clear()
-    world.workers.says(VBD, m.Attached, nodes={"sectors": b"16", "sector-size": b"512"})
+    world.workers.says(TOY, m.Attached, nodes={"size": b"16", "unit-size": b"512"})
     await settle()
     written = {
         path.removeprefix(world.back() + "/"): value for path, value, _ in world.store.writes
     }
-    assert written == {"sectors": b"16", "sector-size": b"512"}
+    assert written == {"size": b"16", "unit-size": b"512"}
 
 
 @in_clock_loop
@@ -322,7 +322,7 @@ async def test_device_connected_at_start_is_taken_up_with_resume() -> None:
     world.plug(state=4, frontend=4)
     await world.start()
     await world.ready()
-    assert world.workers.last(VBD, m.Initialise).resume
-    world.workers.says(VBD, m.Attached, nodes={})
+    assert world.workers.last(TOY, m.Initialise).resume
+    world.workers.says(TOY, m.Attached, nodes={})
     await settle()
     assert world.state() == b"4"

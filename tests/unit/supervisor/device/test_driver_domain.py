@@ -7,7 +7,7 @@ from shared import messages as m
 from shared.xenstore.errors import AccessDeniedError
 from supervisor.device.removal import AFTER
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
-from tests.fakes.supervisor_world import OWN, VBD, FakeStore, World
+from tests.fakes.supervisor_world import OWN, TOY, FakeStore, World
 
 
 class UnprivilegedStore(FakeStore):
@@ -18,7 +18,7 @@ class UnprivilegedStore(FakeStore):
         raise AccessDeniedError("is domain introduced", str(domid), "EACCES")
 
     async def rm(self, path: str, tx: int = 0) -> None:
-        if path == f"{OWN}/backend/vbd/3":
+        if path == f"{OWN}/backend/toy/3":
             raise AccessDeniedError("rm", path, "EACCES")
         await super().rm(path, tx)
 
@@ -33,9 +33,9 @@ async def driver_domain() -> World:
     world.store.put(f"{world.back()}/state", b"5")
     world.frontend(6)
     await settle()
-    world.workers.says(VBD, m.Disconnected)
+    world.workers.says(TOY, m.Disconnected)
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
     assert world.state() == b"6"
     return world
@@ -58,7 +58,7 @@ async def test_driver_domain_unplugged_device_is_removed_after_the_toolstack_saw
     assert world.state() == b"6"
     await pass_time(1)
     assert not [x for x in world.store.nodes if x.startswith(world.back())]
-    assert VBD not in world.registry
+    assert TOY not in world.registry
 
 
 @in_clock_loop
@@ -69,7 +69,7 @@ async def test_driver_domain_device_plugged_again_is_not_removed() -> None:
     await settle()
     await pass_time(2 * AFTER)
     assert world.state() == b"1"
-    assert VBD in world.registry
+    assert TOY in world.registry
 
 
 @in_clock_loop
@@ -94,8 +94,8 @@ async def test_dom0_unplugged_device_is_left_to_the_toolstack() -> None:
     world.store.put(f"{world.back()}/online", b"0")
     world.frontend(6)
     await settle()
-    world.workers.says(VBD, m.Disconnected)
+    world.workers.says(TOY, m.Disconnected)
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await pass_time(10 * AFTER)
     assert world.state() == b"6"

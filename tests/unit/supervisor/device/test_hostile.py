@@ -17,7 +17,7 @@ from shared.limits import (
 )
 from supervisor.device.reporter import GUEST_BURST, GUEST_PERIOD, STATES_BURST
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
-from tests.fakes.supervisor_world import ERROR, VBD, World
+from tests.fakes.supervisor_world import ERROR, TOY, World
 
 
 async def world_initialising() -> World:
@@ -26,7 +26,7 @@ async def world_initialising() -> World:
     await world.start()
     world.plug()
     await settle()
-    world.workers.says(VBD, m.Hello)
+    world.workers.says(TOY, m.Hello)
     await settle()
     return world
 
@@ -43,9 +43,9 @@ async def test_snapshot_within_every_other_bound_but_too_large_is_the_guests_fau
         world.store.nodes[f"{world.front()}/n{number}"] = b"x" * NODE_VALUE_MAX
     world.frontend(3)
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
-    assert "Initialise" not in world.workers.kinds(VBD)
+    assert "Initialise" not in world.workers.kinds(TOY)
     assert f"more than {SNAPSHOT_BYTES_MAX} bytes" in world.store.nodes[ERROR].decode()
     assert Hold.GUEST is world.device().lifecycle.hold
     assert world.state() == b"6"
@@ -56,7 +56,7 @@ def test_snapshot_largest_of_both_directories_fits_into_a_message() -> None:
     name = SNAPSHOT_BYTES_MAX // SNAPSHOT_NODES_MAX
     nodes = {f"{number:0{name}}": b"" for number in range(SNAPSHOT_NODES_MAX)}
     order = m.Initialise(
-        device=VBD, generation=1, seq=0, backend=nodes, frontend=nodes, resume=True
+        device=TOY, generation=1, seq=0, backend=nodes, frontend=nodes, resume=True
     )
     assert len(m.encode(order)) <= SUPERVISOR_MESSAGE_MAX
 
@@ -77,8 +77,8 @@ async def test_reporter_guest_that_closes_and_starts_anew_for_ever_has_bounded_l
         await settle()
         world.frontend(1)
         await settle()
-        if world.workers.kinds(VBD)[-1] == "Init":
-            world.workers.says(VBD, m.Initialised, nodes={})
+        if world.workers.kinds(TOY)[-1] == "Init":
+            world.workers.says(TOY, m.Initialised, nodes={})
             await settle()
     assert world.state() == b"2"
     lines = [line for line in caplog.messages if " -> " in line]
@@ -101,7 +101,7 @@ async def test_reporter_write_that_is_refused_again_and_again_has_bounded_lines(
     """No room in a driver domain's quota: each thing its guest does tries again, and is refused."""
     world = await world_initialising()
     world.store.refuse = world.back()
-    world.workers.says(VBD, m.Initialised, nodes={})
+    world.workers.says(TOY, m.Initialised, nodes={})
     for _ in range(5 * GUEST_BURST):
         world.frontend(1)
         await settle()
@@ -122,14 +122,14 @@ async def test_device_made_anew_while_its_worker_initialises_is_not_given_the_ol
     on_event, world.store.on_event = world.store.on_event, lambda event: None
     world.store.put(f"{world.back()}/params", b"aio:/another")
     world.store.on_event = on_event  # the events are still on their way
-    world.workers.says(VBD, m.Initialised, nodes={"feature-of-the-old-disk": b"1"})
+    world.workers.says(TOY, m.Initialised, nodes={"feature-of-the-old-disk": b"1"})
     await settle()
     assert world.state() == b"1"
-    assert world.workers.kinds(VBD)[-1] == "Stop"
+    assert world.workers.kinds(TOY)[-1] == "Stop"
 
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
-    world.workers.says(VBD, m.Hello)
+    world.workers.says(TOY, m.Hello)
     await settle()
-    assert world.workers.last(VBD, m.Init).backend["params"] == b"aio:/another"
+    assert world.workers.last(TOY, m.Init).backend["params"] == b"aio:/another"
     assert f"{world.back()}/feature-of-the-old-disk" not in world.store.nodes

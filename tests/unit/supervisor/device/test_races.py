@@ -13,7 +13,7 @@ from shared.xenbus import XenbusState
 from shared.xenstore.batch import Absent
 from shared.xenstore.errors import NoEntryError
 from tests.fakes.clock_loop import run, settle
-from tests.fakes.supervisor_world import ERROR, VBD, FakeStore, World, world_of
+from tests.fakes.supervisor_world import ERROR, TOY, FakeStore, World, world_of
 
 
 class SlowStore(FakeStore):
@@ -51,7 +51,7 @@ async def slow_world() -> tuple[World, SlowStore]:
     world = await world_of(store=store)
     world.plug()
     await settle()
-    world.workers.says(VBD, m.Hello)
+    world.workers.says(TOY, m.Hello)
     await settle()
     return world, store
 
@@ -67,7 +67,7 @@ def test_device_own_write_never_overtakes_a_read_under_way() -> None:
         store.slow = f"{world.back()}/state"
         world.device().backend_event(None)
         await settle()
-        world.workers.says(VBD, m.Initialised, nodes={})
+        world.workers.says(TOY, m.Initialised, nodes={})
         await settle()
         assert world.state() == b"1"  # the write waits for the read
 
@@ -77,7 +77,7 @@ def test_device_own_write_never_overtakes_a_read_under_way() -> None:
         assert not world.device().lifecycle.gone
         assert XenbusState.INIT_WAIT is world.device().lifecycle.backend
         assert WorkerPhase.READY is world.device().lifecycle.worker
-        assert world.workers.starts == [(VBD, 1)]
+        assert world.workers.starts == [(TOY, 1)]
 
     run(body())
 
@@ -91,13 +91,13 @@ def test_device_state_forced_by_the_toolstack_is_not_written_over() -> None:
         store.put(f"{world.back()}/online", b"0")
         store.put(f"{world.back()}/state", b"5")  # and nobody has told us yet
         store.on_event = on_event
-        world.workers.says(VBD, m.Initialised, nodes={"feature-x": b"1"})
+        world.workers.says(TOY, m.Initialised, nodes={"feature-x": b"1"})
         await settle()
 
         written = [value for path, value, _ in store.writes if path == f"{world.back()}/state"]
         assert written == [b"6"]  # the frontend had not begun, so Closing is over at once
         assert XenbusState.CLOSED is world.device().lifecycle.backend
-        assert world.workers.kinds(VBD)[-1] == "Stop"
+        assert world.workers.kinds(TOY)[-1] == "Stop"
 
     run(body())
 
@@ -121,14 +121,14 @@ def test_device_snapshot_that_fails_after_its_worker_died_blames_nobody() -> Non
             return await listing(path, tx)
 
         store.directory = slow_listing  # type: ignore[method-assign]
-        world.workers.says(VBD, m.Hello)
+        world.workers.says(TOY, m.Hello)
         await settle()
-        world.workers.exits(VBD, -9)
+        world.workers.exits(TOY, -9)
         await settle()
         gate.set()
         await settle()
 
-        assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+        assert world.workers.starts == [(TOY, 1), (TOY, 2)]
         assert Hold.NONE is world.device().lifecycle.hold
 
     run(body())
@@ -142,7 +142,7 @@ def test_reporter_error_lost_with_the_connection_is_written_after_it() -> None:
         world.plug()
         await settle()
         world.store.lost = True
-        world.workers.says(VBD, m.Failed, stage="alloc", blame=Blame.HOST, text="no memory")
+        world.workers.says(TOY, m.Failed, stage="alloc", blame=Blame.HOST, text="no memory")
         await settle()
         assert ERROR not in world.store.nodes
 
@@ -161,7 +161,7 @@ async def being_taken_up() -> tuple[World, SlowStore]:
     store.slow = f"{world.front()}/state"
     world.plug()
     await settle()
-    assert VBD in world.registry
+    assert TOY in world.registry
     return world, store
 
 
@@ -170,14 +170,14 @@ def test_scanner_type_switched_off_while_a_device_is_taken_up_leaves_it_alone() 
 
     async def body() -> None:
         world, store = await being_taken_up()
-        world.scanner.disable("vbd")
+        world.scanner.disable("toy")
         store.release()
         await settle()
-        assert VBD not in world.registry
+        assert TOY not in world.registry
         assert world.workers.starts == []
-        await world.scanner.enable("vbd")
+        await world.scanner.enable("toy")
         await settle()
-        assert world.workers.starts == [(VBD, 1)]
+        assert world.workers.starts == [(TOY, 1)]
 
     run(body())
 
@@ -187,14 +187,14 @@ def test_scanner_domain_that_dies_while_its_device_is_taken_up_is_noticed() -> N
 
     async def body() -> None:
         world, store = await being_taken_up()
-        store.domain_dies(VBD.domid)
+        store.domain_dies(TOY.domid)
         await settle()
         store.release()
         await settle()
         for device in list(world.workers.specs):
             world.workers.exits(device, 0)
         await settle()
-        assert VBD not in world.registry
+        assert TOY not in world.registry
 
     run(body())
 
@@ -207,6 +207,6 @@ def test_device_restart_while_it_is_taken_up_is_nothing() -> None:
         world.device().replace_worker()
         store.release()
         await settle()
-        assert world.workers.starts == [(VBD, 1)]
+        assert world.workers.starts == [(TOY, 1)]
 
     run(body())

@@ -14,18 +14,18 @@ from shared.device_id import DeviceId
 from shared.device_types import RESOLVED, resolve
 from shared.xenstore.wire import WatchEvent
 from tests.fakes.clock_loop import in_clock_loop, settle
-from tests.fakes.supervisor_world import ERROR, OWN, VBD, World, world_of
+from tests.fakes.supervisor_world import ERROR, OWN, TOY, World, world_of
 
 
 @in_clock_loop
 async def test_s18_scan_takes_up_what_is_there_and_watches_first() -> None:
     """One watch per type for all domains; devices that were there before are taken up."""
     world = World()
-    world.plug(VBD)
-    world.plug(DeviceId("vbd", 9, 1))
+    world.plug(TOY)
+    world.plug(DeviceId("toy", 9, 1))
     await world.start()
-    assert (f"{OWN}/backend/vbd", "type:vbd") in world.store.watches
-    assert {VBD, DeviceId("vbd", 9, 1)} == {device.id for device in world.registry}
+    assert (f"{OWN}/backend/toy", "type:toy") in world.store.watches
+    assert {TOY, DeviceId("toy", 9, 1)} == {device.id for device in world.registry}
 
 
 @in_clock_loop
@@ -35,15 +35,15 @@ async def test_s18_absent_directory_is_no_error() -> None:
     assert len(world.registry) == 0
     world.plug()
     await settle()
-    assert VBD in world.registry
+    assert TOY in world.registry
 
 
 @in_clock_loop
 async def test_s18_failing_watch_is_an_error() -> None:
     """Without its watch a type cannot be served, and that is said."""
     world = World()
-    world.store.refused_watches.add(f"{OWN}/backend/vbd")
-    with pytest.raises(Exception, match="backend/vbd: refused"):
+    world.store.refused_watches.add(f"{OWN}/backend/toy")
+    with pytest.raises(Exception, match="backend/toy: refused"):
         await world.scanner.open()
 
 
@@ -54,7 +54,7 @@ async def test_scanner_special_watches_refused_still_serves() -> None:
     world.store.refused_watches |= {"@releaseDomain", "@introduceDomain"}
     world.plug()
     await world.start()
-    assert VBD in world.registry
+    assert TOY in world.registry
 
 
 @in_clock_loop
@@ -66,26 +66,26 @@ async def test_s05_many_events_for_one_device_make_one() -> None:
         world.store.put(f"{world.back()}/params", b"aio:/img")
     await settle()
     assert len(world.registry) == 1
-    assert world.workers.starts == [(VBD, 1)]
+    assert world.workers.starts == [(TOY, 1)]
 
 
 @in_clock_loop
 async def test_s08_domain_death_forgets_all_its_devices() -> None:
     """All devices of a dead domain go, their workers end, their watches are taken back."""
     world = await world_of()
-    other = DeviceId("vbd", 4, 1)
-    second = DeviceId("vbd", 3, 2)
-    for device in (VBD, second, other):
+    other = DeviceId("toy", 4, 1)
+    second = DeviceId("toy", 3, 2)
+    for device in (TOY, second, other):
         await world.serving(device)
     world.store.domain_dies(3)
     await settle()
-    for device in (VBD, second):
+    for device in (TOY, second):
         assert world.workers.kinds(device)[-1] == "Stop"
         world.workers.exits(device, 0)
     await settle()
     assert [other] == [device.id for device in world.registry]
     assert [f"device:{other}"] == [t for _, t in world.store.watches if t.startswith("device:")]
-    assert world.state(VBD) == b"4", "the directories are the toolstack's"
+    assert world.state(TOY) == b"4", "the directories are the toolstack's"
 
 
 @in_clock_loop
@@ -95,10 +95,10 @@ async def test_s19_removed_backend_directory_ends_the_device_and_creates_nothing
     await world.serving()
     world.store.remove(world.back())
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
-    assert VBD not in world.registry
-    assert not [path for path in world.store.nodes if path.startswith(f"{OWN}/backend/vbd/3")]
+    assert TOY not in world.registry
+    assert not [path for path in world.store.nodes if path.startswith(f"{OWN}/backend/toy/3")]
     assert not [path for path in world.store.nodes if path.startswith(f"{OWN}/error/")]
 
 
@@ -107,11 +107,11 @@ async def test_s19_removal_of_a_whole_domain_directory_is_seen() -> None:
     """The event names a level above the device."""
     world = await world_of()
     await world.serving()
-    world.store.remove(f"{OWN}/backend/vbd/3")
+    world.store.remove(f"{OWN}/backend/toy/3")
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
-    assert VBD not in world.registry
+    assert TOY not in world.registry
 
 
 @in_clock_loop
@@ -120,15 +120,15 @@ async def test_s11_wrong_initial_state_is_said_with_device_and_node() -> None:
     world = await world_of()
     world.plug(state=7)
     await settle()
-    assert VBD not in world.registry
+    assert TOY not in world.registry
     told = [event for event in world.events.last(10) if event.kind == "set-up"]
     assert len(told) == 1
-    assert "vbd/3/51712" in told[0].text
+    assert "toy/3/51712" in told[0].text
     assert "node state" in told[0].text
     assert "initial backend state is wrong" in world.store.nodes[ERROR].decode()
     world.store.put(f"{world.back()}/state", b"1")
     await settle()
-    assert VBD in world.registry
+    assert TOY in world.registry
     assert ERROR not in world.store.nodes
 
 
@@ -151,12 +151,12 @@ async def test_s11_frontend_node_absent_or_foreign_is_said() -> None:
     world.plug()
     del world.store.nodes[f"{world.back()}/frontend"]
     await settle()
-    assert VBD not in world.registry
-    world.store.put(f"{world.back()}/frontend", b"/local/domain/9/device/vbd/1")
+    assert TOY not in world.registry
+    world.store.put(f"{world.back()}/frontend", b"/local/domain/9/device/toy/1")
     await settle()
-    assert VBD not in world.registry
+    assert TOY not in world.registry
     told = [event.text for event in world.events.last(10) if event.kind == "set-up"]
-    assert all("vbd/3/51712: node frontend" in text for text in told)
+    assert all("toy/3/51712: node frontend" in text for text in told)
     assert len(told) == 2
 
 
@@ -165,10 +165,10 @@ async def test_s20_neighbour_with_the_same_beginning_is_not_heard() -> None:
     """Events below /…/51712x are not those of /…/51712."""
     world = await world_of()
     await world.serving()
-    before = len(world.workers.orders[VBD])
-    world.scanner.dispatch(WatchEvent(f"{world.front()}x/state", f"device:{VBD}"))
+    before = len(world.workers.orders[TOY])
+    world.scanner.dispatch(WatchEvent(f"{world.front()}x/state", f"device:{TOY}"))
     await settle()
-    assert before == len(world.workers.orders[VBD])
+    assert before == len(world.workers.orders[TOY])
 
 
 @in_clock_loop
@@ -179,14 +179,14 @@ async def test_s20_flood_of_one_frontend_keeps_bounded_work() -> None:
     for number in range(10_000):
         world.store.put(f"{world.front()}/noise", b"%d" % number)
     await settle()
-    assert world.workers.kinds(VBD).count("FrontendChanged") == 1
+    assert world.workers.kinds(TOY).count("FrontendChanged") == 1
 
 
 @in_clock_loop
 async def test_scanner_rescan_finds_what_changed_meanwhile() -> None:
     """After xenstored came back: vanished devices go, new ones are taken up, states are read."""
     world = await world_of()
-    new, third = DeviceId("vbd", 8, 1), DeviceId("vbd", 7, 1)
+    new, third = DeviceId("toy", 8, 1), DeviceId("toy", 7, 1)
     await world.serving()
     await world.serving(third)
     on_event, world.store.on_event = world.store.on_event, lambda event: None
@@ -196,7 +196,7 @@ async def test_scanner_rescan_finds_what_changed_meanwhile() -> None:
     world.store.on_event = on_event
     await world.scanner.rescan()
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
     assert {new, third} == {device.id for device in world.registry}
     assert world.workers.kinds(third)[-1] == "Disconnect"
@@ -209,23 +209,23 @@ async def test_scanner_domain_not_known_has_no_devices_until_introduced() -> Non
     world.plug()
     world.store.domains.discard(3)
     await settle()
-    assert VBD not in world.registry
+    assert TOY not in world.registry
     world.store.domains.add(3)
     world.scanner.dispatch(WatchEvent("@introduceDomain", "@introduceDomain"))
     await settle()
-    assert VBD in world.registry
+    assert TOY in world.registry
 
 
 @in_clock_loop
 async def test_scanner_limit_of_devices_per_domain_holds() -> None:
     """A domain gets no more devices than the configuration allows; others are not affected."""
     config = Config(
-        types={"vbd": TypeConfig(handler="block")}, limits=LimitsConfig(devices_per_domain=2)
+        types={"toy": TypeConfig(handler="toy")}, limits=LimitsConfig(devices_per_domain=2)
     )
     world = await world_of(config)
     for devid in range(4):
-        world.plug(DeviceId("vbd", 3, devid))
-    world.plug(DeviceId("vbd", 4, 0))
+        world.plug(DeviceId("toy", 3, devid))
+    world.plug(DeviceId("toy", 4, 0))
     await settle()
     assert len(world.registry.of_domain(3)) == 2
     assert len(world.registry.of_domain(4)) == 1
@@ -237,30 +237,30 @@ async def test_scanner_type_switched_off_closes_and_on_again_takes_up() -> None:
     """Off: closed in order and forgotten, the frontend served until it closes. On: scanned."""
     world = await world_of()
     await world.serving()
-    world.scanner.disable("vbd")
+    world.scanner.disable("toy")
     await settle()
     assert world.state() == b"5"
-    assert "Disconnect" not in world.workers.kinds(VBD)
+    assert "Disconnect" not in world.workers.kinds(TOY)
     world.frontend(6)
     await settle()
-    world.workers.says(VBD, m.Disconnected)
+    world.workers.says(TOY, m.Disconnected)
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
     assert world.state() == b"6"
-    assert VBD not in world.registry
+    assert TOY not in world.registry
     world.frontend(1)
-    await world.scanner.enable("vbd")
+    await world.scanner.enable("toy")
     await settle()
-    assert VBD in world.registry
+    assert TOY in world.registry
 
 
 def declining(
     monkeypatch: pytest.MonkeyPatch, accepts: Callable[[Mapping[str, bytes]], bool]
 ) -> None:
     """Have the type take only some of the devices in its directory."""
-    about = replace(resolve("block"), accepts=accepts)
-    monkeypatch.setitem(RESOLVED, "block", about)
+    about = replace(resolve("toy"), accepts=accepts)
+    monkeypatch.setitem(RESOLVED, "toy", about)
 
 
 @in_clock_loop
@@ -290,7 +290,7 @@ async def test_scanner_declined_device_is_looked_at_again_when_its_nodes_change(
     world.store.put(f"{world.back()}/type", b"ours")
     await settle()
 
-    assert VBD in world.registry
+    assert TOY in world.registry
 
 
 @in_clock_loop
@@ -301,7 +301,7 @@ async def test_scanner_manifest_that_fails_to_decide_is_reported_and_harms_nobod
     declining(monkeypatch, lambda nodes: bool(nodes["type"]))
     world = await world_of()
     world.plug()
-    other = DeviceId("vbd", 4, 1)
+    other = DeviceId("toy", 4, 1)
     world.store.nodes[f"{world.back(other)}/type"] = b"ours"
     world.plug(other)
     await settle()

@@ -11,10 +11,10 @@ from shared.device_id import DeviceId
 from shared.lifecycle_types import Hold
 from supervisor.policy.budget import Admission, RestartBudget
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
-from tests.fakes.supervisor_world import VBD, World, world_of
+from tests.fakes.supervisor_world import TOY, World, world_of
 
 LIMITS = LimitsConfig()
-OTHER = DeviceId("vbd", 4, 51712)
+OTHER = DeviceId("toy", 4, 51712)
 
 
 def test_budget_domain_has_twenty_restarts_in_its_window() -> None:
@@ -102,7 +102,7 @@ def test_admission_asked_again_keeps_its_turn() -> None:
 async def exhausted() -> World:
     """A domain whose two restarts in 600 s are used up and whose worker died again; a neighbour."""
     config = Config(
-        types={"vbd": TypeConfig(handler="block")},
+        types={"toy": TypeConfig(handler="toy")},
         restart=RestartConfig(initial=0, quarantine_failures=100),
         limits=LimitsConfig(domain_restarts=2),
     )
@@ -110,7 +110,7 @@ async def exhausted() -> World:
     await world.serving()
     await world.serving(OTHER)
     for _ in range(3):
-        world.workers.exits(VBD, -11)
+        world.workers.exits(TOY, -11)
         await pass_time(0.01)
     return world
 
@@ -121,13 +121,13 @@ async def test_device_beyond_the_budget_is_held_until_the_window_has_room() -> N
     world = await exhausted()
     assert Hold.BUDGET is world.device().lifecycle.hold
     assert world.status().hold == "budget"
-    kinds = [event.kind for event in world.events.last(50, str(VBD))]
+    kinds = [event.kind for event in world.events.last(50, str(TOY))]
     assert kinds.count("budget") == 1
     await pass_time(590)
     assert Hold.BUDGET is world.device().lifecycle.hold
     await pass_time(10)
     assert Hold.NONE is world.device().lifecycle.hold
-    assert [generation for device, generation in world.workers.starts if device == VBD][-1] == 4
+    assert [generation for device, generation in world.workers.starts if device == TOY][-1] == 4
 
 
 @in_clock_loop
@@ -145,7 +145,7 @@ async def test_device_held_by_the_budget_starts_when_cleared() -> None:
     world = await exhausted()
     world.device().release()
     await settle()
-    assert world.workers.starts[-1] == (VBD, 4)
+    assert world.workers.starts[-1] == (TOY, 4)
 
 
 @in_clock_loop
@@ -153,20 +153,20 @@ async def test_device_of_a_guest_that_reconnects_after_faults_is_bounded_too() -
     """Starting anew after each fault does not get a guest more workers than its budget has."""
     limits = LimitsConfig(domain_restarts=2)
     restart = RestartConfig(guest_faults=100)
-    types = {"vbd": TypeConfig(handler="block")}
+    types = {"toy": TypeConfig(handler="toy")}
     world = await world_of(Config(types=types, restart=restart, limits=limits))
     await world.serving()
     for _ in range(3):
-        world.workers.exits(VBD, 76)
+        world.workers.exits(TOY, 76)
         await settle()
         world.frontend(6)
         await settle()
         world.frontend(1)
         await settle()
-        if VBD in world.workers.specs:
+        if TOY in world.workers.specs:
             await world.ready()
     assert Hold.BUDGET is world.device().lifecycle.hold
-    assert world.workers.starts[-1] == (VBD, 3)
+    assert world.workers.starts[-1] == (TOY, 3)
 
 
 @in_clock_loop
@@ -176,7 +176,7 @@ async def test_device_unplugged_while_held_leaves_its_turn_to_others() -> None:
     starts = list(world.workers.starts)
     world.store.remove(world.back())
     await settle()
-    assert world.registry.get(VBD) is None
+    assert world.registry.get(TOY) is None
     now = world.surroundings.clock()
     assert now == world.surroundings.budget.turn(3, now, LimitsConfig(domain_restarts=3))
     await pass_time(700)

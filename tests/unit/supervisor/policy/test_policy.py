@@ -213,7 +213,7 @@ def test_ratelimit_burst_then_one_per_period() -> None:
     assert limit.take_suppressed() == 0
 
 
-TYPE = "/local/domain/0/backend/vbd"
+TYPE = "/local/domain/0/backend/toy"
 
 
 @pytest.mark.parametrize(
@@ -250,12 +250,12 @@ def test_s20_frontend_path_must_lie_below() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/local/domain/4/device/vbd/1", "/local/domain/3", "/local/domain/33/x", "/local/domain/3//x"],
+    ["/local/domain/4/device/toy/1", "/local/domain/3", "/local/domain/33/x", "/local/domain/3//x"],
 )
 def test_s11_frontend_path_outside_the_domain_is_refused(path: str) -> None:
     """A frontend directory lies in its own domain's part of the store."""
-    with pytest.raises(ConfigError, match="vbd/3/51712: node frontend"):
-        check_frontend(DeviceId("vbd", 3, 51712), path)
+    with pytest.raises(ConfigError, match="toy/3/51712: node frontend"):
+        check_frontend(DeviceId("toy", 3, 51712), path)
 
 
 class Thing:
@@ -270,35 +270,35 @@ class Thing:
 def test_s05_registry_never_holds_two_of_a_name() -> None:
     """The same device cannot be registered twice, and is found by its name."""
     registry: Registry[Thing] = Registry()
-    thing = Thing("vbd/3/1")
+    thing = Thing("toy/3/1")
     registry.add(thing)
     with pytest.raises(BackendBug):
-        registry.add(Thing("vbd/3/1"))
-    assert thing is registry.get(DeviceId("vbd", 3, 1))
-    assert None is registry.get(DeviceId("vbd", 3, 2))
+        registry.add(Thing("toy/3/1"))
+    assert thing is registry.get(DeviceId("toy", 3, 1))
+    assert None is registry.get(DeviceId("toy", 3, 2))
     assert len(registry) == 1
 
 
 def test_s08_registry_forgets_one_or_a_whole_domain() -> None:
     """Deletion of one device, and of all devices of a domain, found by its number."""
     registry: Registry[Thing] = Registry()
-    for name in ("vbd/3/1", "vbd/3/2", "vkbd/3/0", "vbd/4/1"):
+    for name in ("toy/3/1", "toy/3/2", "vkbd/3/0", "toy/4/1"):
         registry.add(Thing(name))
-    assert registry.remove(DeviceId("vbd", 3, 1))
-    assert None is registry.remove(DeviceId("vbd", 3, 1))
+    assert registry.remove(DeviceId("toy", 3, 1))
+    assert None is registry.remove(DeviceId("toy", 3, 1))
     left = [str(thing.id) for thing in registry.of_domain(3)]
-    assert left == ["vbd/3/2", "vkbd/3/0"]
+    assert left == ["toy/3/2", "vkbd/3/0"]
     for name in left:
         registry.remove(DeviceId.parse(name))
-    assert [str(thing.id) for thing in registry] == ["vbd/4/1"]
+    assert [str(thing.id) for thing in registry] == ["toy/4/1"]
     assert registry.domains() == [4]
 
 
 def test_changes_own_nodes_are_no_news() -> None:
     """A watch event for a node we wrote ourselves is dropped; others are kept once."""
     changes = Changes()
-    changes.own_nodes.add("sectors")
-    changes.note_backend("sectors")
+    changes.own_nodes.add("size")
+    changes.note_backend("size")
     assert not changes
     changes.note_backend("params")
     changes.note_backend("params")
@@ -322,18 +322,18 @@ def test_events_ring_is_bounded_and_counts_on() -> None:
     """Old events fall out, numbers go on, and one device's can be asked for."""
     log = EventLog()
     for number in range(CAPACITY + 10):
-        log.add("state", f"vbd/{number % 2}/1", "x")
+        log.add("state", f"toy/{number % 2}/1", "x")
     assert len(log.last(10_000)) == CAPACITY
     assert log.last(1)[0].seq == CAPACITY + 10
-    assert {"vbd/1/1"} == {event.device for event in log.last(5, "vbd/1/1")}
+    assert {"toy/1/1"} == {event.device for event in log.last(5, "toy/1/1")}
     assert log.last(0) == []
 
 
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
-        ("feature-flush-cache", True),
-        ("sectors", True),
+        ("feature-persistent", True),
+        ("size", True),
         ("max-ring-page-order", True),
         ("state", False),
         ("frontend", False),
@@ -347,7 +347,7 @@ def test_events_ring_is_bounded_and_counts_on() -> None:
 )
 def test_handlers_worker_may_publish_only_its_nodes(name: str, allowed: bool) -> None:
     """What a worker may have written is a closed list of patterns."""
-    assert allowed is resolve("block").may_publish(name)
+    assert allowed is resolve("toy").may_publish(name)
 
 
 def test_handlers_declared_pattern_cannot_win_reserved_names() -> None:
@@ -359,13 +359,13 @@ def test_handlers_declared_pattern_cannot_win_reserved_names() -> None:
 
 def test_handlers_unknown_name_is_a_config_error() -> None:
     """The error names the handlers there are."""
-    with pytest.raises(ConfigError, match="block"):
+    with pytest.raises(ConfigError, match="toy"):
         resolve("no-such-handler")
 
 
-def test_s24_handler_of_this_distribution_is_found_without_loading_it() -> None:
-    """The built-in handler is a name and a place, nothing is imported."""
-    assert resolve("block").backend == "worker.devices.block.backend:BlockDevice"
+def test_s24_handler_of_a_type_is_found_without_loading_it() -> None:
+    """A handler is a name and a place, nothing is imported."""
+    assert resolve("toy").backend == "tests.fakes.toy.backend:Toy"
 
 
 def types(**handlers: str) -> dict[str, TypeConfig]:
@@ -374,27 +374,27 @@ def types(**handlers: str) -> dict[str, TypeConfig]:
 
 def test_reload_difference_sorts_types() -> None:
     """On, off, changed and what only a new start can change are told apart."""
-    old = Config(types=types(vbd="block", qdisk="block", a="block"))
+    old = Config(types=types(toy="toy", toymodel="toy", a="toy"))
     new = Config(
         types={
-            "vbd": TypeConfig(handler="block", options={"poll_us": 0}),
+            "toy": TypeConfig(handler="toy", options={"poll_us": 0}),
             "a": TypeConfig(handler="other"),
-            "b": TypeConfig(handler="block"),
-            "c": TypeConfig(handler="block", enabled=False),
+            "b": TypeConfig(handler="toy"),
+            "c": TypeConfig(handler="toy", enabled=False),
         },
         hypervisor="xen",
     )
     changes = difference(old, new)
     assert changes.switched_on == ("b",)
-    assert changes.switched_off == ("qdisk",)
-    assert changes.changed == ("a", "vbd")
+    assert changes.switched_off == ("toymodel",)
+    assert changes.changed == ("a", "toy")
     assert changes.next_start == ("hypervisor", "types.a.handler")
     kept = effective(old, new)
-    assert kept.types["a"].handler == "block"
+    assert kept.types["a"].handler == "toy"
     assert kept.hypervisor == "auto"
 
 
 def test_reload_same_configuration_changes_nothing() -> None:
     """Reading the same file again is nothing."""
-    config = Config(types=types(vbd="block"))
+    config = Config(types=types(toy="toy"))
     assert str(difference(config, config)) == "nothing changed"

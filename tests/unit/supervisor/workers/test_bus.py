@@ -18,7 +18,7 @@ from shared.messages import Beat, FromWorker, Hello, Init, Initialised, encode
 from supervisor.workers import bus, peer
 from supervisor.workers.bus import Bus
 
-DEVICE = DeviceId("vbd", 1, 51712)
+DEVICE = DeviceId("toy", 1, 51712)
 DEADLINE = 10.0
 
 

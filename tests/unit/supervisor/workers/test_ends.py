@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.workers.ends import OomKills
 from tests.fakes.clock_loop import in_clock_loop, settle
-from tests.fakes.supervisor_world import VBD, world_of
+from tests.fakes.supervisor_world import TOY, world_of
 
 V2 = ("0::/xenbackd", "xenbackd/memory.events")
 V1 = ("5:cpu:/\n4:memory:/xenbackd\n0::/", "memory/xenbackd/memory.oom_control")
@@ -102,11 +102,11 @@ async def test_link_oom_has_its_word_and_counts(tmp_path_factory: pytest.TempPat
         (host.proc / str(pid) / "cgroup").write_text(V2[0])
     await world.serving()
     host.count(1)
-    world.workers.exits(VBD, -9)
+    world.workers.exits(TOY, -9)
     await settle()
     assert (world.status().last_failure, world.status().failures) == ("oom", 1)
     assert "for want of memory" in world.status().error
-    assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+    assert world.workers.starts == [(TOY, 1), (TOY, 2)]
 
 
 def test_oom_worker_with_a_group_of_its_own_is_judged_by_that(host: Host, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from shared.device_types import resolve
 from supervisor.workers.health import Health
 from supervisor.workers.watchdog import Watchdog
 from tests.fakes.clock_loop import in_clock_loop, pass_time
-from tests.fakes.supervisor_world import VBD, World, world_of
+from tests.fakes.supervisor_world import TOY, World, world_of
 
 TIMEOUTS = DeviceTimeouts()
 
@@ -36,13 +36,13 @@ async def watched_world(config: Config | None = None) -> AsyncIterator[World]:
 
 def beat(world: World, pending: int = 0, finished: int = 0) -> None:
     """A beat of the device's worker."""
-    counters = {"in_flight": pending, "rd_req": finished, "wr_req": 0}
-    world.workers.says(VBD, m.Beat, counters=counters)
+    counters = {"pending": pending, "reads": finished, "writes": 0}
+    world.workers.says(TOY, m.Beat, counters=counters)
 
 
 def told(world: World, kind: str) -> list[str]:
     """Texts of a kind of events."""
-    return [one.text for one in world.events.last(100, str(VBD)) if one.kind == kind]
+    return [one.text for one in world.events.last(100, str(TOY)) if one.kind == kind]
 
 
 @in_clock_loop
@@ -90,12 +90,12 @@ async def test_watchdog_dead_worker_gets_sigabrt_and_two_seconds_later_sigkill()
         await pass_time(9.8)
         assert world.workers.aborted == []
         await pass_time(1.5)
-        assert world.workers.aborted == [VBD]
+        assert world.workers.aborted == [TOY]
         assert world.workers.killed == []
         await pass_time(2)
-        assert world.workers.killed == [VBD]
+        assert world.workers.killed == [TOY]
         assert world.status().last_failure == "hang"
-        assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+        assert world.workers.starts == [(TOY, 1), (TOY, 2)]
 
 
 @in_clock_loop
@@ -103,7 +103,7 @@ async def test_watchdog_worker_that_obeys_sigabrt_is_not_killed_too() -> None:
     """Its successor, which has another life, is left alone by the timer of the first one."""
     async with watched_world() as world:
         await pass_time(12)
-        assert world.workers.aborted == [VBD]
+        assert world.workers.aborted == [TOY]
         await pass_time(5)
         assert world.workers.killed == []
         assert world.status().failures == 1
@@ -117,14 +117,14 @@ async def test_watchdog_words_of_an_aborted_worker_do_not_save_it() -> None:
         await pass_time(10.5)
         beat(world)
         await pass_time(3)
-        assert world.workers.killed == [VBD]
+        assert world.workers.killed == [TOY]
 
 
 @in_clock_loop
 async def test_watchdog_type_has_its_own_times() -> None:
     """A section `timeouts` of a type counts for its workers."""
     own = DeviceTimeouts(beat_late=20, beat_dead=60)
-    config = Config(types={"vbd": TypeConfig(handler="block", timeouts=own)})
+    config = Config(types={"toy": TypeConfig(handler="toy", timeouts=own)})
     async with watched_world(config) as world:
         beat(world)
         await pass_time(19)
@@ -134,7 +134,7 @@ async def test_watchdog_type_has_its_own_times() -> None:
         await pass_time(35)
         assert world.workers.aborted == []
         await pass_time(5)
-        assert world.workers.aborted == [VBD]
+        assert world.workers.aborted == [TOY]
 
 
 @in_clock_loop
@@ -154,20 +154,20 @@ async def test_progress_pending_without_an_end_is_slow_then_stalled_and_lives() 
             "stalled: 4 requests pending, none finished for 30 s",
             "requests are finished again after 60 s",
         ]
-        assert world.workers.starts == [(VBD, 1)]
+        assert world.workers.starts == [(TOY, 1)]
 
 
 def watched_health() -> tuple[Health, list[str]]:
     """A health and what it tells."""
     told: list[str] = []
-    return Health(lambda _kind, text: told.append(text), resolve("block").counters), told
+    return Health(lambda _kind, text: told.append(text), resolve("toy").counters), told
 
 
 def test_progress_idle_ring_is_never_slow() -> None:
     """Nothing pending, nothing finished: that is how an idle disk looks."""
     health, told = watched_health()
     for second in range(100):
-        health.beat({"in_flight": 0, "rd_req": 5}, float(second), TIMEOUTS)
+        health.beat({"pending": 0, "reads": 5}, float(second), TIMEOUTS)
     assert told == []
 
 
@@ -175,18 +175,18 @@ def test_progress_busy_ring_is_never_slow() -> None:
     """Something is always pending and something always finished."""
     health, told = watched_health()
     for second in range(100):
-        health.beat({"in_flight": 32, "rd_req": second}, float(second), TIMEOUTS)
+        health.beat({"pending": 32, "reads": second}, float(second), TIMEOUTS)
     assert told == []
 
 
 def test_progress_request_after_an_idle_hour_has_its_full_time() -> None:
     """The time counts from the first beat with a pending request, not from the last end."""
     health, told = watched_health()
-    health.beat({"in_flight": 0, "rd_req": 5}, 0.0, TIMEOUTS)
-    health.beat({"in_flight": 1, "rd_req": 5}, 3600.0, TIMEOUTS)
-    health.beat({"in_flight": 1, "rd_req": 5}, 3609.0, TIMEOUTS)
+    health.beat({"pending": 0, "reads": 5}, 0.0, TIMEOUTS)
+    health.beat({"pending": 1, "reads": 5}, 3600.0, TIMEOUTS)
+    health.beat({"pending": 1, "reads": 5}, 3609.0, TIMEOUTS)
     assert told == []
-    health.beat({"in_flight": 1, "rd_req": 5}, 3610.0, TIMEOUTS)
+    health.beat({"pending": 1, "reads": 5}, 3610.0, TIMEOUTS)
     assert health.word == "slow"
 
 
@@ -194,7 +194,7 @@ def test_progress_pending_that_vanishes_is_well_again() -> None:
     """A detached ring has nothing pending: the stall is over."""
     health, told = watched_health()
     for second in range(40):
-        health.beat({"in_flight": 1, "rd_req": 5}, float(second), TIMEOUTS)
+        health.beat({"pending": 1, "reads": 5}, float(second), TIMEOUTS)
     assert health.word == "stalled"
     health.beat({}, 40.0, TIMEOUTS)
     assert health.word == ""
@@ -207,5 +207,5 @@ def test_progress_absurd_counters_of_a_hostile_worker_do_no_harm(value: int) -> 
     health, told = watched_health()
     for second in range(60):
         counters = {f"x{n}_req": value for n in range(63)}
-        health.beat({"in_flight": value, **counters}, float(second), TIMEOUTS)
+        health.beat({"pending": value, **counters}, float(second), TIMEOUTS)
     assert len(told) == (2 if value else 0)

@@ -14,7 +14,7 @@ from shared.errors import HostError
 from supervisor.workers.journals import Journals
 from worker.journal import open_journal
 
-VBD = DeviceId("vbd", 3, 51712)
+TOY = DeviceId("toy", 3, 51712)
 
 
 @pytest.fixture
@@ -28,45 +28,45 @@ def journals(tmp_path: Path) -> Journals:
 @pytest.fixture
 def held(journals: Journals) -> Iterator[int]:
     """The journal of a worker that lives."""
-    descriptor = open_journal(str(journals.path(VBD)), VBD)
+    descriptor = open_journal(str(journals.path(TOY)), TOY)
     yield descriptor
     os.close(descriptor)
 
 
 def test_journal_file_is_named_after_its_device(journals: Journals) -> None:
     """One name per device, which leads back to it."""
-    assert journals.path(VBD).name == "vbd-3-51712"
+    assert journals.path(TOY).name == "toy-3-51712"
 
 
 @pytest.mark.usefixtures("held")
 def test_journal_file_of_a_living_worker_is_refused_to_another(journals: Journals) -> None:
     """The second one is told so, and the file is as it was."""
-    with pytest.raises(HostError, match=r"^journal: vbd/3/51712: another worker has it"):
-        open_journal(str(journals.path(VBD)), VBD)
+    with pytest.raises(HostError, match=r"^journal: toy/3/51712: another worker has it"):
+        open_journal(str(journals.path(TOY)), TOY)
 
 
 @pytest.mark.usefixtures("held")
 def test_journal_file_of_a_living_worker_is_not_removed(journals: Journals) -> None:
     """Another file under its name would be a second lock."""
-    journals.remove(VBD)
+    journals.remove(TOY)
 
-    assert journals.path(VBD).exists()
+    assert journals.path(TOY).exists()
 
 
 def test_journal_file_of_a_device_that_is_gone_is_removed(journals: Journals) -> None:
     """Once its worker is dead; a second time is no error."""
-    os.close(open_journal(str(journals.path(VBD)), VBD))
-    journals.remove(VBD)
-    journals.remove(VBD)
+    os.close(open_journal(str(journals.path(TOY)), TOY))
+    journals.remove(TOY)
+    journals.remove(TOY)
 
-    assert not journals.path(VBD).exists()
+    assert not journals.path(TOY).exists()
 
 
 def test_journal_file_removed_while_it_is_opened_is_not_taken_for_the_lock(
     journals: Journals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between open and lock the supervisor removed it: the worker locks the next one."""
-    path = journals.path(VBD)
+    path = journals.path(TOY)
     real, calls = os.open, []
 
     def open_then_lose(*arguments: object, **options: object) -> int:
@@ -77,7 +77,7 @@ def test_journal_file_removed_while_it_is_opened_is_not_taken_for_the_lock(
         return descriptor
 
     monkeypatch.setattr(os, "open", open_then_lose)
-    descriptor = open_journal(str(path), VBD)
+    descriptor = open_journal(str(path), TOY)
     try:
         assert os.fstat(descriptor).st_ino == path.stat().st_ino
     finally:
@@ -86,10 +86,10 @@ def test_journal_file_removed_while_it_is_opened_is_not_taken_for_the_lock(
 
 def test_journal_file_link_is_not_followed(journals: Journals, tmp_path: Path) -> None:
     """Nobody leads a worker to another file."""
-    journals.path(VBD).symlink_to(tmp_path / "elsewhere")
+    journals.path(TOY).symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(HostError, match=r"^journal: "):
-        open_journal(str(journals.path(VBD)), VBD)
+        open_journal(str(journals.path(TOY)), TOY)
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -99,9 +99,9 @@ def test_journal_file_that_cannot_be_removed_is_left_and_said(
     """What stands in its place is not ours; nobody else pays for it."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.touch()
-    journals.path(VBD).symlink_to(elsewhere)
+    journals.path(TOY).symlink_to(elsewhere)
 
-    journals.remove(VBD)
+    journals.remove(TOY)
 
     assert elsewhere.exists()
     assert "left behind" in caplog.text

@@ -10,7 +10,7 @@ from shared.errors import BackendBug, Blame
 from shared.lifecycle_types import Hold, WorkerPhase
 from supervisor.operator.reload import reconfigure
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
-from tests.fakes.supervisor_world import ERROR, VBD, world_of
+from tests.fakes.supervisor_world import ERROR, TOY, world_of
 
 
 @in_clock_loop
@@ -19,12 +19,12 @@ async def test_link_crash_while_connected_resumes_without_a_state_change() -> No
     world = await world_of()
     await world.serving()
     writes = len([path for path, _, _ in world.store.writes if path.endswith("/state")])
-    world.workers.exits(VBD, -11)
+    world.workers.exits(TOY, -11)
     await settle()
-    assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+    assert world.workers.starts == [(TOY, 1), (TOY, 2)]
     await world.ready()
-    assert world.workers.last(VBD, m.Initialise).resume
-    world.workers.says(VBD, m.Attached, nodes={"sectors": b"8"})
+    assert world.workers.last(TOY, m.Initialise).resume
+    world.workers.says(TOY, m.Attached, nodes={"size": b"8"})
     await settle()
     assert WorkerPhase.SERVING is world.device().lifecycle.worker
     assert writes == len([path for path, _, _ in world.store.writes if path.endswith("/state")])
@@ -37,7 +37,7 @@ async def test_link_five_crashes_quarantine_until_cleared() -> None:
     world = await world_of()
     await world.serving()
     for _ in range(5):
-        world.workers.exits(VBD, -11)
+        world.workers.exits(TOY, -11)
         await pass_time(5)
     assert len(world.workers.starts) == 5
     assert Hold.QUARANTINED is world.device().lifecycle.hold
@@ -54,7 +54,7 @@ async def test_link_clean_exit_nobody_asked_for_is_a_failure() -> None:
     """Exit code 0 while serving does not make a loop of restarts."""
     world = await world_of()
     await world.serving()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
     assert world.status().failures == 1
 
@@ -65,36 +65,36 @@ async def test_link_config_error_waits_for_the_operator_and_tells_the_toolstack(
     world = await world_of()
     world.plug()
     await settle()
-    world.workers.says(VBD, m.Hello)
+    world.workers.says(TOY, m.Hello)
     await settle()
     world.workers.says(
-        VBD, m.Failed, stage="init", blame=Blame.OPERATOR, text="image: /img: no such file"
+        TOY, m.Failed, stage="init", blame=Blame.OPERATOR, text="image: /img: no such file"
     )
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await pass_time(1000)
     assert Hold.CONFIG is world.device().lifecycle.hold
-    assert world.workers.starts == [(VBD, 1)]
+    assert world.workers.starts == [(TOY, 1)]
     assert world.store.nodes[ERROR] == b"-22 image: /img: no such file"
     assert world.store.nodes[f"{world.back()}/hotplug-status"] == b"error"
     assert world.store.nodes[f"{world.back()}/hotplug-error"] == b"image: /img: no such file"
     world.store.put(f"{world.back()}/params", b"aio:/other")
     await settle()
-    assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+    assert world.workers.starts == [(TOY, 1), (TOY, 2)]
 
 
 @in_clock_loop
 async def test_s06_handles_that_cannot_be_opened_are_reported_and_nobody_else_hurt() -> None:
     """The worker fails before Hello: error node, log, status; another device is not touched."""
     world = await world_of()
-    other = DeviceId("vbd", 4, 1)
+    other = DeviceId("toy", 4, 1)
     await world.serving(other)
     world.plug()
     await settle()
     text = "open handles: /dev/xen/evtchn: permission denied"
-    world.workers.says(VBD, m.Failed, stage="alloc", blame=Blame.OPERATOR, text=text)
+    world.workers.says(TOY, m.Failed, stage="alloc", blame=Blame.OPERATOR, text=text)
     await settle()
-    world.workers.exits(VBD, 78)
+    world.workers.exits(TOY, 78)
     await settle()
     assert text in world.store.nodes[ERROR].decode()
     assert text == world.status().error
@@ -107,12 +107,12 @@ async def test_link_guest_fault_closes_only_this_device() -> None:
     """A frontend that breaks the protocol: its device closes in order, no successor starts."""
     world = await world_of()
     await world.serving()
-    world.workers.says(VBD, m.Failed, stage="serve", blame=Blame.GUEST, text="ring: producer ran")
+    world.workers.says(TOY, m.Failed, stage="serve", blame=Blame.GUEST, text="ring: producer ran")
     await settle()
-    world.workers.exits(VBD, 0)
+    world.workers.exits(TOY, 0)
     await settle()
     assert world.state() == b"6"
-    assert world.workers.starts == [(VBD, 1)]
+    assert world.workers.starts == [(TOY, 1)]
     assert Hold.GUEST is world.device().lifecycle.hold
 
 
@@ -121,11 +121,11 @@ async def test_link_broken_protocol_kills_and_counts() -> None:
     """Whatever the bus finds wrong ends the worker and is a failure."""
     world = await world_of()
     await world.serving()
-    world.workers.listeners[VBD].worker_broke_protocol(BackendBug("message of worker: garbage"))
+    world.workers.listeners[TOY].worker_broke_protocol(BackendBug("message of worker: garbage"))
     await settle()
-    assert world.workers.killed == [VBD]
+    assert world.workers.killed == [TOY]
     assert world.status().failures == 1
-    assert world.workers.starts == [(VBD, 1), (VBD, 2)]
+    assert world.workers.starts == [(TOY, 1), (TOY, 2)]
 
 
 @in_clock_loop
@@ -134,14 +134,14 @@ async def test_device_held_for_config_tries_again_after_a_reload() -> None:
     world = await world_of()
     world.plug()
     await settle()
-    world.workers.says(VBD, m.Hello)
-    world.workers.exits(VBD, 78)
+    world.workers.says(TOY, m.Hello)
+    world.workers.exits(TOY, 78)
     await settle()
     assert Hold.CONFIG is world.device().lifecycle.hold
-    changed = TypeConfig(handler="block", options={"poll_us": 1})
+    changed = TypeConfig(handler="toy", options={"poll_us": 1})
     reconfigure(world.device(), changed, world.surroundings.config)
     await settle()
-    assert world.workers.specs[VBD].options == {"poll_us": 1}
+    assert world.workers.specs[TOY].options == {"poll_us": 1}
 
 
 @in_clock_loop
@@ -149,11 +149,11 @@ async def test_link_forbidden_system_call_is_quarantine_at_once_and_loud() -> No
     """SIGSYS: no second try, an event of its own kind, and only `clear` ends it."""
     world = await world_of()
     await world.serving()
-    world.workers.exits(VBD, -31)
+    world.workers.exits(TOY, -31)
     await pass_time(1000)
-    assert world.workers.starts == [(VBD, 1)]
+    assert world.workers.starts == [(TOY, 1)]
     assert (world.status().hold, world.status().last_failure) == ("quarantined", "security")
-    texts = [event.text for event in world.events.last(10, str(VBD)) if event.kind == "error"]
+    texts = [event.text for event in world.events.last(10, str(TOY)) if event.kind == "error"]
     assert any(text.startswith("security: ") and "SIGSYS" in text for text in texts)
     world.store.put(f"{world.back()}/params", b"aio:/other")
     await settle()
@@ -166,25 +166,25 @@ async def test_link_third_guest_fault_in_a_minute_is_quarantine_and_closes() -> 
     world = await world_of()
     await world.serving()
     for _ in range(3):
-        world.workers.exits(VBD, 76)
+        world.workers.exits(TOY, 76)
         await settle()
         assert world.state() == b"6"
         world.frontend(6)
         await settle()
         world.frontend(1)
         await settle()
-        if VBD in world.workers.specs:
+        if TOY in world.workers.specs:
             await world.ready()
             world.frontend(3)
             await settle()
-            world.workers.says(VBD, m.Attached, nodes={})
+            world.workers.says(TOY, m.Attached, nodes={})
             await settle()
     assert world.status().hold == "quarantined"
     assert world.state() == b"6"
     assert len(world.workers.starts) == 3
     world.device().release()
     await settle()
-    assert world.workers.starts[-1] == (VBD, 4)
+    assert world.workers.starts[-1] == (TOY, 4)
 
 
 @in_clock_loop
@@ -192,7 +192,7 @@ async def test_link_exit_code_of_a_guest_fault_closes_without_a_word_before() ->
     """A worker that could not send `Failed` any more: the exit code is enough."""
     world = await world_of()
     await world.serving()
-    world.workers.exits(VBD, 76)
+    world.workers.exits(TOY, 76)
     await settle()
     assert world.state() == b"6"
     assert Hold.GUEST is world.device().lifecycle.hold
@@ -203,7 +203,7 @@ async def test_link_kill_by_a_stranger_has_its_word() -> None:
     """SIGKILL that we did not send and the kernel does not own up to: a crash of its own kind."""
     world = await world_of()
     await world.serving()
-    world.workers.exits(VBD, -9)
+    world.workers.exits(TOY, -9)
     await settle()
     assert (world.status().last_failure, world.status().failures) == ("killed", 1)
     assert "by neither the supervisor nor the kernel" in world.status().error

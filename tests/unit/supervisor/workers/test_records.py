@@ -21,7 +21,7 @@ from supervisor.workers.records import (
     start_time,
 )
 
-DEVICE = DeviceId("vbd", 3, 51712)
+DEVICE = DeviceId("toy", 3, 51712)
 
 
 def record(pid: int | None, started: int, *, quarantined: bool = False) -> WorkerRecord:
@@ -29,9 +29,9 @@ def record(pid: int | None, started: int, *, quarantined: bool = False) -> Worke
     return WorkerRecord(
         device=DEVICE,
         generation=2,
-        handler="block",
+        handler="toy",
         options="",
-        frontend_path="/local/domain/3/device/vbd/51712",
+        frontend_path="/local/domain/3/device/toy/51712",
         pid=pid,
         start_time=started,
         quarantined=quarantined,
@@ -58,7 +58,7 @@ def test_records_living_process_is_found_with_what_was_written(
     """All fields come back, with a descriptor of the process; only our user may read them."""
     written = record(os.getpid(), start_time(os.getpid()))
     records.write(written)
-    assert (tmp_path / DIRECTORY / "vbd-3-51712").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / DIRECTORY / "toy-3-51712").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / DIRECTORY).stat().st_mode & 0o777 == 0o700
 
     found = records.load()[DEVICE]
@@ -97,7 +97,7 @@ def test_records_before_the_fork_there_is_nothing_to_find(records: Records, tmp_
     assert names(tmp_path) == set()
 
 
-FIELDS = b'"handler":"block","options":"","frontend_path":"/local"'
+FIELDS = b'"handler":"toy","options":"","frontend_path":"/local"'
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ FIELDS = b'"handler":"block","options":"","frontend_path":"/local"'
         b"",
         b"{",
         b"\xff",
-        b'{"device": "vbd"}',
+        b'{"device": "toy"}',
         b"[]",
         b'{"x":' + b"[" * 4000,
-        b'{"device":["vbd",3,51712],"generation":1,"pid":1099511627776,%b}' % FIELDS,
-        b'{"device":["vbd",3,51712],"generation":-1,"pid":1,%b}' % FIELDS,
-        b'{"device":["vbd",4,51712],"generation":1,"quarantined":true,%b}' % FIELDS,
-        b'{"device":["../vbd",3,51712],"generation":1,"quarantined":true,%b}' % FIELDS,
+        b'{"device":["toy",3,51712],"generation":1,"pid":1099511627776,%b}' % FIELDS,
+        b'{"device":["toy",3,51712],"generation":-1,"pid":1,%b}' % FIELDS,
+        b'{"device":["toy",4,51712],"generation":1,"quarantined":true,%b}' % FIELDS,
+        b'{"device":["../toy",3,51712],"generation":1,"quarantined":true,%b}' % FIELDS,
     ],
 )
 def test_records_file_that_cannot_be_read_counts_as_none(
@@ -122,10 +122,10 @@ def test_records_file_that_cannot_be_read_counts_as_none(
     device's lock still stands for its worker."""
     lock = records.lock(DEVICE)
     assert lock is not None
-    (tmp_path / DIRECTORY / "vbd-3-51712").write_bytes(content)
+    (tmp_path / DIRECTORY / "toy-3-51712").write_bytes(content)
 
     assert records.load() == {}
-    assert names(tmp_path) == {"vbd-3-51712.lock"}
+    assert names(tmp_path) == {"toy-3-51712.lock"}
     os.close(lock)
 
 
@@ -133,7 +133,7 @@ def test_records_half_written_file_and_free_lock_are_swept(
     records: Records, tmp_path: Path
 ) -> None:
     """What a supervisor left that died between two steps."""
-    (tmp_path / DIRECTORY / "vbd-3-51712.new").write_bytes(b"{")
+    (tmp_path / DIRECTORY / "toy-3-51712.new").write_bytes(b"{")
     lock = records.lock(DEVICE)
     assert lock is not None
     os.close(lock)
@@ -189,7 +189,7 @@ def test_ring_identity_changes_with_what_says_where_the_ring_is(name: str) -> No
     nodes = {"ring-ref": b"8", "event-channel": b"5", "state": b"4", "feature-x": b"1"}
     same = {**nodes, "state": b"3", "feature-x": b"0"}
 
-    assert ring_identity(resolve("block"), nodes) == ring_identity(resolve("block"), same)
-    assert ring_identity(resolve("block"), nodes) != ring_identity(
-        resolve("block"), {**nodes, name: b"77"}
+    assert ring_identity(resolve("toy"), nodes) == ring_identity(resolve("toy"), same)
+    assert ring_identity(resolve("toy"), nodes) != ring_identity(
+        resolve("toy"), {**nodes, name: b"77"}
     )

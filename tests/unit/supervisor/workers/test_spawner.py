@@ -10,7 +10,7 @@ from shared.errors import HostError
 from supervisor.workers.locks import LOCK_PATIENCE, LOCK_RETRY
 from supervisor.workers.spawner import Spawner
 from tests.fakes.clock_loop import in_clock_loop, pass_time
-from tests.fakes.supervisor_world import VBD, spec_of
+from tests.fakes.supervisor_world import TOY, spec_of
 
 
 class HeldLocks:
@@ -48,10 +48,10 @@ async def test_spawner_holder_that_cannot_be_killed_is_searched_for_less_and_les
     """A search reads the descriptors of all processes; the lock itself is looked at as ever."""
     locks, owner = HeldLocks(), Owner()
     spawner = Spawner(parallel=1, locks=locks, directory=Path("/nowhere"))
-    spawner.start(spec_of(VBD), owner)
+    spawner.start(spec_of(TOY), owner)
     await pass_time(16 * LOCK_PATIENCE * LOCK_RETRY)
     assert locks.asked > 15 * LOCK_PATIENCE
     assert 4 <= locks.searched <= 5
-    spawner.kill(VBD)
+    spawner.kill(TOY)
     await pass_time(1)
     assert owner.exits == [0]

@@ -15,7 +15,7 @@ from shared.errors import BackendBug, Blame
 from shared.limits import PUBLISHED_NODES_MAX
 from supervisor.workers.words import FAILURES_HEARD, Answer, Failure, Renewal, Words
 from tests.fakes.clock_loop import in_clock_loop, settle
-from tests.fakes.supervisor_world import ERROR, VBD, world_of
+from tests.fakes.supervisor_world import ERROR, TOY, world_of
 
 
 @in_clock_loop
@@ -25,31 +25,31 @@ async def test_link_publish_while_nothing_is_served_is_not_written() -> None:
     world.plug()
     await settle()
     await world.ready()
-    publish = {"nodes": {"sectors": b"99"}, "rewrite_state": True}
-    world.workers.says(VBD, m.Publish, **publish)
+    publish = {"nodes": {"size": b"99"}, "rewrite_state": True}
+    world.workers.says(TOY, m.Publish, **publish)
     world.frontend(3)
     await settle()
-    world.workers.says(VBD, m.Publish, **publish)
-    world.workers.says(VBD, m.Attached, nodes={"sectors": b"8"})
+    world.workers.says(TOY, m.Publish, **publish)
+    world.workers.says(TOY, m.Attached, nodes={"size": b"8"})
     await settle()
     world.frontend(4)
     await settle()
-    world.workers.exits(VBD, -11)
+    world.workers.exits(TOY, -11)
     await settle()
-    world.workers.says(VBD, m.Hello)
+    world.workers.says(TOY, m.Hello)
     await settle()
-    world.workers.says(VBD, m.Publish, **publish)
-    world.workers.says(VBD, m.Initialised, nodes={})
+    world.workers.says(TOY, m.Publish, **publish)
+    world.workers.says(TOY, m.Initialised, nodes={})
     await settle()
-    world.workers.says(VBD, m.Attached, nodes={})
+    world.workers.says(TOY, m.Attached, nodes={})
     await settle()
     world.frontend(6)
     await settle()
-    assert world.workers.kinds(VBD)[-1] == "Disconnect"
-    world.workers.says(VBD, m.Publish, **publish)
+    assert world.workers.kinds(TOY)[-1] == "Disconnect"
+    world.workers.says(TOY, m.Publish, **publish)
     await settle()
     assert world.workers.killed == []
-    assert world.store.nodes[f"{world.back()}/sectors"] == b"8"
+    assert world.store.nodes[f"{world.back()}/size"] == b"8"
 
 
 @in_clock_loop
@@ -58,9 +58,9 @@ async def test_link_more_nodes_than_a_worker_may_have_kill_it() -> None:
     world = await world_of()
     await world.serving()
     for number in range(PUBLISHED_NODES_MAX):
-        world.workers.says(VBD, m.Publish, nodes={f"feature-{number}": b""})
+        world.workers.says(TOY, m.Publish, nodes={f"feature-{number}": b""})
     await settle()
-    assert world.workers.killed == [VBD]
+    assert world.workers.killed == [TOY]
     written = [path for path in world.store.nodes if path.startswith(f"{world.back()}/feature-")]
     assert len(written) <= PUBLISHED_NODES_MAX
 
@@ -82,9 +82,9 @@ async def test_link_answer_nobody_asked_for_kills_the_worker(words: tuple[Any, A
     world = await world_of()
     await world.serving()
     kind, fields = words
-    world.workers.says(VBD, kind, **fields)
+    world.workers.says(TOY, kind, **fields)
     await settle()
-    assert world.workers.killed == [VBD]
+    assert world.workers.killed == [TOY]
     assert "not asked for" in world.status().error
     assert world.state() == b"4"
 
@@ -96,8 +96,8 @@ async def test_link_words_of_a_worker_stay_one_printable_line(
     """Neither the log nor xenstore nor `status` repeats what a terminal would act on."""
     world = await world_of()
     await world.serving()
-    text = "ring\x1b[2J\n2026-01-01 12:00:00.000 INFO vbd/9/1: all is well\r\u202e" + "\x07" * 900
-    world.workers.says(VBD, m.Failed, stage="serve", blame=Blame.HOST, text=text)
+    text = "ring\x1b[2J\n2026-01-01 12:00:00.000 INFO toy/9/1: all is well\r\u202e" + "\x07" * 900
+    world.workers.says(TOY, m.Failed, stage="serve", blame=Blame.HOST, text=text)
     await settle()
     for shown in (world.status().error, world.store.nodes[ERROR].decode(), *caplog.messages):
         assert shown.isprintable()
@@ -114,25 +114,25 @@ async def test_link_worker_that_fails_without_end_is_heard_a_few_times(
     await world.serving()
     for number in range(200):
         text = f"host: {number}"
-        world.workers.says(VBD, m.Failed, stage="serve", blame=Blame.US, text=text)
+        world.workers.says(TOY, m.Failed, stage="serve", blame=Blame.US, text=text)
     await settle()
     assert len([one for one in caplog.messages if "host: " in one]) == FAILURES_HEARD
-    assert world.workers.kinds(VBD)[-1] == "Stop"
+    assert world.workers.kinds(TOY)[-1] == "Stop"
 
 
 def words() -> Words:
     """Of a worker that has just been started."""
-    return Words(VBD, resolve("block"))
+    return Words(TOY, resolve("toy"))
 
 
 def message(kind: Callable[..., m.FromWorker], **fields: Any) -> m.FromWorker:
     """As the bus hands it out."""
-    return kind(device=VBD, generation=1, seq=0, **fields)
+    return kind(device=TOY, generation=1, seq=0, **fields)
 
 
 def test_words_answer_carries_its_event_and_its_nodes() -> None:
     """All that the device must know of an answer is in one word."""
-    nodes = {"sectors": b"8"}
+    nodes = {"size": b"8"}
     word = words().check(message(m.Attached, nodes=nodes))
     assert word == Answer(t.WorkerAttached(), nodes)
 

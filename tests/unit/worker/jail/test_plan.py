@@ -30,7 +30,7 @@ def plan(
     hypervisor: Literal["xen", "embedded"] = "xen",
     max_grants: int | None = 1072,
 ) -> Plan:
-    """The plan of a disk's worker."""
+    """The plan of a toy's worker."""
 
     def unused() -> Any:
         raise AssertionError("a plan does nothing")
@@ -39,7 +39,7 @@ def plan(
         mode="enforce", uid=uid, keep="/run/x/bus", open_files=256, pids=64, cgroup=cgroup
     )
     subject = Subject(
-        handler="block",
+        handler="toy",
         hypervisor=hypervisor,
         domid=7,
         max_grants=max_grants,
@@ -101,7 +101,7 @@ def test_jail_plan_of_root_says_what_will_be_true() -> None:
     assert "at most 1072 pages mapped" in texts
     assert "root directory empty but for /run/x/bus, read-only" in texts
     assert f"user and group {UID}, no other groups, no capabilities" in texts
-    assert "system calls of block on xen only; any other kills" in texts
+    assert "system calls of toy on xen only; any other kills" in texts
 
 
 def test_jail_plan_of_nobody_does_what_can_be_done_and_lists_the_rest() -> None:

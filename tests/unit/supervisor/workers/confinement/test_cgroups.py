@@ -12,7 +12,7 @@ from config.model import JailConfig
 from shared.device_id import DeviceId
 from supervisor.workers.confinement.cgroups import OURS, UNIT, UNITS, Cgroups
 
-DEVICE = DeviceId("vbd", 3, 51712)
+DEVICE = DeviceId("toy", 3, 51712)
 BOUNDS = JailConfig(memory=64, pids=9, cpu_weight=50, io_weight=70)
 
 
@@ -131,7 +131,7 @@ def test_cgroups_leaf_has_the_bounds_of_the_configuration(tmp_path: Path) -> Non
     cgroups.controllers = ("memory", "pids", "io")
     leaf = cgroups.make(DEVICE, 7, BOUNDS)
     assert leaf is not None
-    assert leaf.name == "vbd-3-51712.7"
+    assert leaf.name == "toy-3-51712.7"
     assert {path.name: path.read_text() for path in leaf.iterdir()} == {
         "memory.max": str(64 << 20),
         "memory.oom.group": "1",

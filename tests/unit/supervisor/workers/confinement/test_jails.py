@@ -22,9 +22,9 @@ from supervisor.workers.confinement.user_ids import UserIds
 from supervisor.workers.link import JAIL_RETRY
 from supervisor.workers.records import Orphan, WorkerRecord, kept_jails
 from tests.fakes.clock_loop import in_clock_loop, pass_time, settle
-from tests.fakes.supervisor_world import VBD, World
+from tests.fakes.supervisor_world import TOY, World
 
-A, B, C = (DeviceId("vbd", 1, n) for n in range(3))
+A, B, C = (DeviceId("toy", 1, n) for n in range(3))
 RANGE = JailConfig(uid_base=100_000, uids=3)
 LOG = JailConfig(uid_base=100_000, uids=2, mode="log")
 
@@ -64,7 +64,7 @@ def test_user_ids_exhausted_is_the_hosts_error_until_one_is_released(proc: Path)
     some = ids(proc)
     some.take(A, RANGE)
     some.take(B, RANGE)
-    with pytest.raises(HostError, match=r"vbd/1/2: all of 100000\.\.100002 are taken"):
+    with pytest.raises(HostError, match=r"toy/1/2: all of 100000\.\.100002 are taken"):
         some.take(C, RANGE)
     some.release(A)
     some.release(A)
@@ -111,27 +111,27 @@ def test_user_ids_of_a_worker_that_could_fork_are_looked_after(proc: Path) -> No
 def test_jails_worker_that_cannot_have_an_id_starts_when_another_has_died(proc: Path) -> None:
     """Until then its device says what it lacks where an operator looks, and is not quarantined."""
     only_one = JailConfig(uid_base=100_000, uids=1)
-    config = Config(types={"vbd": TypeConfig(handler="block", jail=only_one)})
-    other = DeviceId("vbd", 4, 51712)
+    config = Config(types={"toy": TypeConfig(handler="toy", jail=only_one)})
+    other = DeviceId("toy", 4, 51712)
 
     @in_clock_loop
     async def test() -> None:
         world = World(config, user_ids=ids(proc))
         await world.start()
         await world.serving()
-        spec = world.workers.specs[VBD].jail
+        spec = world.workers.specs[TOY].jail
         assert spec is not None
         assert (spec.mode, spec.uid, spec.keep) == ("enforce", 100_000, "/nowhere")
-        assert world.records.files[VBD].uid == 100_000
+        assert world.records.files[TOY].uid == 100_000
         world.plug(other)
         await settle()
         assert "are taken" in world.status(other).error
-        assert [device for device, _ in world.workers.starts] == [VBD]
+        assert [device for device, _ in world.workers.starts] == [TOY]
         await pass_time(600)
         assert world.status(other).hold == "backoff"
-        world.store.domain_dies(VBD.domid)
+        world.store.domain_dies(TOY.domid)
         await settle()
-        world.workers.exits(VBD, 0)
+        world.workers.exits(TOY, 0)
         await pass_time(JAIL_RETRY)
         assert other in world.workers.specs
         assert world.status(other).failures == 0
@@ -149,7 +149,7 @@ def test_jails_open_takes_what_living_workers_have(proc: Path, tmp_path: Path) -
 def left(device: DeviceId, uid: int, pidfd: int | None) -> Orphan:
     """What an earlier supervisor wrote of a worker."""
     record = WorkerRecord(
-        device=device, generation=1, handler="block", options="", frontend_path="/", uid=uid
+        device=device, generation=1, handler="toy", options="", frontend_path="/", uid=uid
     )
     return Orphan(record, pidfd)
 
@@ -166,13 +166,13 @@ def test_jails_without_root_worker_stays_who_it_is(tmp_path: Path) -> None:
 def config_of(mode: str, **fields: Any) -> Config:
     """One type with this jail, and one that is switched off without any."""
     jail = msgspec.convert({"mode": mode, **fields}, JailConfig)
-    off = TypeConfig(handler="block", enabled=False, jail=JailConfig(mode="off"))
-    return Config(jail=jail, types={"vbd": TypeConfig(handler="block"), "qdisk": off})
+    off = TypeConfig(handler="toy", enabled=False, jail=JailConfig(mode="off"))
+    return Config(jail=jail, types={"toy": TypeConfig(handler="toy"), "toymodel": off})
 
 
 def test_check_unjailed_refuses_root_without_a_jail_unless_told() -> None:
     """Only for types that are served, and not for other users."""
-    with pytest.raises(ConfigError, match=r"^jail: type vbd: mode is off"):
+    with pytest.raises(ConfigError, match=r"^jail: type toy: mode is off"):
         check_unjailed(config_of("off"), 0)
     for harmless in (config_of("off", unjailed_root=True), config_of("log"), config_of("enforce")):
         check_unjailed(harmless, 0)
@@ -187,7 +187,7 @@ def test_warn_of_weak_names_the_types_that_are_served_so(caplog: pytest.LogCaptu
         warn_of_weak(config_of("log"))
         warn_of_weak(config_of("off"))
     assert [text.split(":")[:3] for text in caplog.messages] == [
-        ["jail", " type vbd", f" mode is {mode}"] for mode in ("log", "off")
+        ["jail", " type toy", f" mode is {mode}"] for mode in ("log", "off")
     ]
 
 
@@ -211,6 +211,6 @@ def test_make_door_something_in_its_place_is_for_the_operator(tmp_path: Path) ->
 
 def test_reload_of_the_general_jail_changes_the_types_without_their_own() -> None:
     """What is written for a type counts for it; workers that live keep theirs."""
-    types = {"a": TypeConfig(handler="block"), "b": TypeConfig(handler="block", jail=RANGE)}
+    types = {"a": TypeConfig(handler="toy"), "b": TypeConfig(handler="toy", jail=RANGE)}
     old, new = Config(types=types), Config(types=types, jail=JailConfig(memory=99))
     assert difference(old, new).changed == ("a",)
