@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# One word each; `make help` lists them. PYTHON and VENV choose the interpreter and its environment,
-# CONSTRAINTS a file of exact versions of what is installed there, such as tests/debian-13.txt.
+# `make help` lists the targets. PYTHON and VENV choose the interpreter and its environment.
+# CONSTRAINTS is a file with the exact versions to install there, such as tests/debian-13.txt.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,65 +9,68 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 NATIVE := $(shell find shared worker embedded -name '[!_]*.[ch]') shared/native/build.py shared/native/table.py
 
-.PHONY: help setup demo test test-xen fuzz sanitize check format bench bench-adoption bench-devices bench-hostile bench-jail bench-recovery bench-xen chaos install clean
+.PHONY: help setup demo test test-xen fuzz sanitize check docs format bench bench-adoption bench-devices bench-hostile bench-jail bench-recovery bench-xen chaos install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: $(STAMP) ## virtual environment and native modules in this checkout
+setup: $(STAMP) ## make the virtual environment and the native modules in this checkout
 
 $(STAMP): pyproject.toml setup.py $(NATIVE) $(CONSTRAINTS)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" CONSTRAINTS="$(CONSTRAINTS)" sh scripts/setup
 
-demo: $(STAMP) ## the main job on real input, without Xen, in under a minute
+demo: $(STAMP) ## show the main job on real input, without Xen, in under a minute
 	@$(BIN)/python -m bench.demo
 
-test: $(STAMP) ## every test that needs no Xen
+test: $(STAMP) ## run every test that needs no Xen
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test-xen: $(STAMP) ## on real Xen, in a machine QEMU emulates (needs apt, Python 3.11)
+test-xen: $(STAMP) ## run the tests on real Xen, in a machine that QEMU emulates (needs apt, Python 3.11)
 	@$(BIN)/python -m tests.xen
 
-fuzz: $(STAMP) ## what guests and workers can write, under fuzzers: FUZZ="--seconds 600" (needs clang)
+fuzz: $(STAMP) ## fuzz all input from guests and workers: FUZZ="--seconds 600" (needs clang)
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
-sanitize: $(STAMP) ## the native code under address, undefined-behaviour and thread sanitizers
+sanitize: $(STAMP) ## test the native code under address, undefined-behaviour and thread sanitizers
 	@$(BIN)/python -m tests.sanitize
 
-check: $(STAMP) ## format, lint, types
+check: $(STAMP) ## check format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-format: $(STAMP) ## rewrite to the house format
+docs: $(STAMP) ## bring the generated parts of the documents up to date
+	@$(BIN)/python -m tests.project
+
+format: $(STAMP) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## block data path beside fio, as ratios (needs fio)
+bench: $(STAMP) ## compare the block data path with fio (needs fio)
 	@$(BIN)/python -m bench.block
 
-chaos: $(STAMP) ## everything that serves guests killed under verified I/O: CHAOS="--seconds 600"
+chaos: $(STAMP) ## kill everything that serves guests, under verified I/O: CHAOS="--seconds 600"
 	@$(BIN)/python -m bench.chaos $(CHAOS)
 
-bench-adoption: $(STAMP) ## what a guest notices of a supervisor's death, and of an upgrade
+bench-adoption: $(STAMP) ## measure what a guest notices when the supervisor dies or is upgraded
 	@$(BIN)/python -m bench.adoption
 
-bench-devices: $(STAMP) ## 500 devices: connect, memory, mass kill
+bench-devices: $(STAMP) ## measure 500 devices: connect, memory, mass kill
 	@$(BIN)/python -m bench.devices
 
-bench-hostile: $(STAMP) ## one hostile guest: attach time of others under floods, what is left behind
+bench-hostile: $(STAMP) ## measure attach time beside a hostile guest, and what the guest leaves behind
 	@$(BIN)/python -m bench.hostile
 
-bench-jail: $(STAMP) ## jailed beside unjailed: start of a worker, data path (needs root)
+bench-jail: $(STAMP) ## compare jailed and unjailed workers: start, data path (needs root)
 	@$(BIN)/python -m bench.jail
 
-bench-recovery: $(STAMP) ## journal beside ring order: cost, and fast requests beside slow ones
+bench-recovery: $(STAMP) ## compare journal and ring order: cost, and fast requests beside slow ones
 	@$(BIN)/python -m bench.recovery
 
-bench-xen: $(STAMP) ## disks on real Xen beside QEMU and blkback (needs apt, Python 3.11)
+bench-xen: $(STAMP) ## compare disks on real Xen with QEMU and blkback (needs apt, Python 3.11)
 	@$(BIN)/python -m bench.xen
 
-install: ## into an environment of its own: PREFIX=/opt/xenbackd
+install: ## install into an environment of its own: PREFIX=/opt/xenbackd
 	@sh scripts/install "$(PYTHON)" "$(or $(PREFIX),/opt/xenbackd)"
 
 clean: ## remove what was built

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Only what pyproject.toml cannot say to setuptools: the native modules, built by cffi."""
+"""What pyproject.toml cannot tell setuptools: the native modules, which cffi builds."""
 
 import sys
 from pathlib import Path

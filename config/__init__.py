@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The typed model of the YAML file, its loader, the default file and the JSON Schema."""
+"""The configuration: typed model, loader, default file, JSON Schema and systemd units."""

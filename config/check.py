@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Nodes against the typed model: every deviation gets its line and what is allowed there.
+"""Compares YAML nodes with the typed model and reports every deviation with its line.
 
 msgspec converts strictly, but it knows no lines, does not name the keys of a dict and stops at
-the first error. So the walk here goes along the model first and names each deviation; the
-conversion follows, and finds only what a model checks by code of its own.
+the first error. So this module walks along the model first and reports each deviation. The
+conversion comes after that, and finds only what a model checks by code of its own.
 
-A section, mapping or list with nothing in it (all its lines commented out) counts as not there.
+A section, mapping or list with nothing in it (all its lines commented out) counts as absent.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def check(node: Node, model: type[msgspec.Struct], path: str, found: Found) -> d
         found: problems are appended to it.
 
     Returns:
-        The content in plain dicts, lists and scalars, ready for `msgspec.convert`. Not to be
-        used if something was found.
+        The content in plain dicts, lists and scalars, ready for `msgspec.convert`. Do not use it
+        if problems were found.
     """
     value = _value(node, inspect.type_info(model), path, found)
     return {} if value is _ABSENT else value
@@ -52,7 +52,7 @@ def join(path: str, key: str) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Say what is allowed instead of `word`, the most similar first if one is."""
+    """Say what is allowed instead of `word`; a similar word is suggested first."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -175,7 +175,7 @@ def _show(value: Any) -> str:
 
 
 def describe(kind: inspect.Type) -> str:
-    """What a value of this type looks like in the file, for people."""
+    """Say what a value of this type looks like in the file."""
     match kind:
         case inspect.Metadata():
             return describe(kind.type)

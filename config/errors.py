@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What is wrong with a configuration file, where, and what would be right.
+"""The error for a wrong configuration file: each problem, its place, and what is allowed.
 
-A file is checked to its end, so one error carries every problem found. The package imports
-nothing of ours; the callers turn this error into the one with the operator's blame.
+A file is checked to its end, so one error carries every problem found. Callers turn it into a
+`shared.errors.ConfigError`, which blames the operator.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Problem:
 
     file: str
     line: int
-    """Counted from 1; 0 when it is the file as a whole."""
+    """Counted from 1; 0: the file as a whole."""
     key: str
-    """Dotted path of the key, for instance `limits.parallel_starts`; "" for the file."""
+    """Dotted path of the key, for instance `limits.parallel_starts`; "": the file as a whole."""
     text: str
     """What is wrong and what is allowed."""
 
@@ -33,7 +33,7 @@ class ConfigFileError(ValueError):
 
     Attributes:
         problems: all of them, in the order of the file; never empty.
-        file, line, key: those of the first.
+        file, line, key: those of the first problem.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:

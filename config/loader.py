@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""From the YAML file to `config.model.Config`, checked to the end.
+"""Reads the YAML file into `config.model.Config` and checks all of it.
 
 Either everything is right, or one `ConfigFileError` names every problem with file, line, key and
-what is allowed. Nothing of the host is looked at (whether a directory exists is for the one who
-uses it), so a file can be checked on another machine.
+what is allowed. The loader does not look at the host (the code that uses a directory finds out
+whether it exists), so a file can be checked on another machine.
 
-A type's `restart`, `timeouts` or `jail` section changes single values of the general section of
-that name; what it leaves out is as written there.
+The `restart`, `timeouts` or `jail` section of a type changes single values of the general section
+of that name. Values that it leaves out come from the general section.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from config.rules import broken_rules
 from shared.device_types import UnknownTypeError, installed, resolve
 
 TYPE_PATTERN = "[a-z0-9][a-z0-9_]{0,31}"
-"""A device type is a directory name below backend/ and part of a device's printed name."""
+"""The key of an entry is a directory name below backend/ and part of a device's printed name."""
 
 
 def load(path: Path) -> Config:
     """Read and check a file.
 
     Raises:
-        ConfigFileError: it cannot be read, or something in it is wrong.
+        ConfigFileError: the file cannot be read, or something in it is wrong.
     """
     name = str(path)
     try:
@@ -53,10 +53,10 @@ def loads(text: str, name: str) -> Config:
 
     Args:
         text: the YAML text.
-        name: how to call it in errors.
+        name: the name of the file, for errors.
 
     Raises:
-        ConfigFileError: something in it is wrong; nothing of it may be used.
+        ConfigFileError: something in it is wrong.
     """
     root = compose(text, name)
     found: Found = []
@@ -85,7 +85,7 @@ def _convert(name: str, plain: dict[str, Any]) -> Config:
                 of_type[section] = {**values, **of_type[section]}
     try:
         return msgspec.convert(plain, Config)
-    except msgspec.ValidationError as error:  # a rule of the model the walk does not know
+    except msgspec.ValidationError as error:  # a rule of the model that the walk does not know
         raise _whole(name, str(error)) from error
 
 
@@ -97,7 +97,7 @@ def _check_types(root: Node, found: Found) -> None:
             found.append((node.line, path, text))
         handler = _child(node, "handler")
         if handler is None or not isinstance(handler.value, str):
-            continue  # the walk has named it
+            continue  # the walk has reported it
         if handler.value not in (known := installed()):
             text = f"unknown handler {handler.value!r}; {suggest(handler.value, known)}"
             found.append((handler.line, join(path, "handler"), text))
@@ -137,7 +137,7 @@ def _child(node: Node, key: str) -> Node | None:
 
 
 def _line_of(root: Node, path: str) -> int:
-    """The line of the key, or of the nearest section above it that is in the file."""
+    """The line of the key; if the file does not have it, of the nearest section above."""
     line, node = root.line, root
     for key in path.split("."):
         if not isinstance(node.value, dict) or key not in node.value:

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""YAML text to plain nodes that know their lines.
+"""Parses YAML text into plain nodes that know their lines.
 
-Only PyYAML's composer is used, never a constructor, so no text can make an object of any class.
-What the file may hold is a small, predictable part of YAML 1.2:
+Only PyYAML's composer is used, never a constructor, so no text can create an object of any class.
+The file may use a small, predictable part of YAML 1.2:
 
-- a scalar without quotes is `true`, `false`, `null` (also `~` and nothing at all), a decimal whole
-  number, a decimal fraction, or else text. `yes`, `on`, `010`, `0x1f`, `1_000` and `12:30` are
-  text, so they can never turn silently into something else;
-- anchors, aliases, merge keys and tags are refused: a short file can then not grow into a huge
-  one, and what is read is what is written;
-- a key may stand only once in its mapping; size and depth are bounded.
+- a scalar without quotes is `true`, `false`, `null` (also `~` or nothing), a decimal whole number,
+  a decimal fraction, or else text. `yes`, `on`, `010`, `0x1f`, `1_000` and `12:30` are text, so
+  they never turn silently into something else;
+- anchors, aliases, merge keys and tags are refused, so a short file cannot grow into a huge one;
+- a key may appear only once in its mapping; size and depth are bounded.
 
-It does not know what the keys mean.
+This module does not know what the keys mean.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ import yaml
 from config.errors import ConfigFileError, Problem
 
 SIZE_MAX: Final = 1024 * 1024
-"""Characters of a file. A file by hand has a few thousand; a larger one is some other file."""
+"""Most characters of a file. A file written by hand has a few thousand."""
 
 DEPTH_MAX: Final = 32
-"""Mappings and lists within each other; bounds the recursion here and in PyYAML."""
+"""Most mappings and lists inside each other; bounds the recursion here and in PyYAML."""
 
 _BOOLEANS = {"true": True, "false": False}
 _NULLS = frozenset({"", "~", "null"})
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})?(?:\.[0-9]{1,18})(?:[eE][-+]?[0-9]{1,2})?")
-# No setting has a use for these, and a NUL in a path would be an error far from here.
+# No setting needs these, and a NUL in a path would cause an error far from here.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and where it stands.
+    """A value and its line.
 
     `value` is a mapping of key to `Entry`, a list of nodes, or a scalar: str, int, float, bool,
     None.
@@ -68,7 +67,7 @@ class Entry:
 
 
 class _RefusedError(Exception):
-    """Valid YAML that is not wanted here."""
+    """Valid YAML that we refuse."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -76,14 +75,14 @@ class _RefusedError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML up to its composer, with every plain scalar left as text."""
+    """PyYAML up to its composer; every plain scalar stays text."""
 
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 (PyYAML's way to say it)
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 (as PyYAML wants it)
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse what is not wanted before anything is built of it."""
+        """Refuse what we do not accept before anything is built from it."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
@@ -109,10 +108,10 @@ def compose(text: str, name: str) -> Node:
 
     Args:
         text: the file's content.
-        name: how to call the file in errors.
+        name: the name of the file, for errors.
 
     Raises:
-        ConfigFileError: it is not YAML, or not the part of it described above.
+        ConfigFileError: the text is not YAML, or not of the part described above.
     """
     if len(text) > SIZE_MAX:
         raise _error(name, 0, f"larger than {SIZE_MAX} characters: not a configuration file")

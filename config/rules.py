@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Rules of the configuration that no type can say: how values must fit together.
+"""Rules of the configuration that no type can express: how values must fit together.
 
-Each is a generator of (key path, text) over a converted configuration, so that what is checked
-can be read off the code in one screen.
+Each rule is a generator of (key path, text) over a converted configuration.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ SOCKET_PATH_MAX: Final = 107
 """Bytes of a UNIX socket's path without the closing NUL (unix(7))."""
 
 RESERVED_UIDS: Final = {
-    65_534: "nobody, and whoever the kernel cannot name (/proc/sys/kernel/overflowuid)",
+    65_534: "nobody, and every user that the kernel cannot name (/proc/sys/kernel/overflowuid)",
     65_535: "the 16-bit form of no user at all",
 }
 
 _LONGEST_SOCKET: Final = "/embedded/xenstored/socket"
-"""The longest name of a socket below the runtime directory."""
+"""The longest path of a socket below the runtime directory."""
 
 Finding = tuple[str, str]
 
@@ -42,16 +41,16 @@ def broken_rules(config: Config) -> Iterator[Finding]:
 
 
 def remarks(config: Config) -> Iterator[Finding]:
-    """What may be meant as it is written and should not pass unnoticed."""
+    """Yield what is allowed but weaker than the default: the key path, and what it means."""
     for name, of_type in config.types.items():
         jail = of_type.jail or config.jail
         path = "jail.mode" if of_type.jail is None else f"types.{name}.jail.mode"
         if not of_type.enabled or jail.mode == "enforce":
             continue
         if jail.mode == "log":
-            yield path, f"log: {name}: what a worker may not do is logged, and it does it"
+            yield path, f"log: {name}: a forbidden system call is logged and allowed"
         elif jail.unjailed_root:
-            yield path, f"off: {name}: a guest that takes over its worker is what serve runs as"
+            yield path, f"off: {name}: a guest that takes over its worker has all rights of serve"
         else:
             yield path, f"off: {name}: serve refuses that as root (unless unjailed_root: true)"
 
@@ -86,7 +85,7 @@ def _restart(path: str, restart: RestartConfig) -> Iterator[Finding]:
 
 def _jail(path: str, jail: JailConfig) -> Iterator[Finding]:
     first, last = jail.uid_base, jail.uid_base + jail.uids - 1
-    # The bounds of the two keep the last one below 2^32 - 1, which is no user (setresuid(2)).
+    # The bounds of both values keep `last` below 2^32 - 1, which is no user (setresuid(2)).
     for uid, who in RESERVED_UIDS.items():
         if first <= uid <= last:
             yield f"{path}.uid_base", f"{first}..{last} contains {uid}: {who}"
@@ -97,7 +96,7 @@ def _timeouts(path: str, timeouts: DeviceTimeouts) -> Iterator[Finding]:
         if getattr(timeouts, key) == 0:
             yield f"{path}.{key}", "must be above 0: every worker would be too late"
     if timeouts.beat_dead < 2 * timeouts.beat:
-        # One beat may always be late; below two, healthy workers would be killed.
+        # One beat may be late at any time; with less than two, healthy workers would be killed.
         yield (
             f"{path}.beat_dead",
             f"must be at least twice {path}.beat ({timeouts.beat_dead:g} < 2 * {timeouts.beat:g})",

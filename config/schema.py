@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The JSON Schema of the configuration file, made from the model.
 
-`python -m config.schema` writes `config/xenbackd.schema.json` again; a test keeps it current.
-Editors complete and check the file with it. The loader does not use it: it knows lines, handlers
-of other distributions and rules between values, which a schema cannot say.
+`python -m config.schema` writes `config/xenbackd.schema.json`; a test keeps it current. Editors use
+it to complete and check the file. The loader does not use it: a schema knows no lines, no device
+types of other distributions and no rules between values.
 
-Versions of msgspec put the members of a union in different orders. A schema says the same in any
-order, so the file has one of its own.
+Versions of msgspec put the members of a union in different orders. Their order has no meaning in a
+schema, so the file has an order of its own.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _place(member: Any) -> tuple[bool, str]:
 
 
 def _let_sections_be_empty(definition: dict[str, Any]) -> None:
-    # The loader takes a section with all its lines commented out as not there.
+    # The loader takes a section with all its lines commented out as absent.
     for name, content in definition.get("properties", {}).items():
         if "$ref" in content or content.get("type") in ("object", "array"):
             default = {"default": content.pop("default")} if "default" in content else {}

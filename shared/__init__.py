@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What supervisor and worker must agree on, and nothing else."""
+"""What the supervisor and the workers must agree on, and nothing else."""

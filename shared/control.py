@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What the command line and the supervisor say to each other: JSON over a ZeroMQ DEALER/ROUTER.
+"""The messages between the command line and the supervisor: JSON over ZeroMQ DEALER/ROUTER.
 
-One request, one reply, on `<runtime_dir>/control.sock`. Events are published as JSON on
-`<runtime_dir>/events.sock` (XPUB, topic `event`); they are hints, the state comes by `Status`.
+Each request on `<runtime_dir>/control.sock` has one reply. Events are published as JSON on
+`<runtime_dir>/events.sock` (XPUB, topic `event`); they are hints, the true state is in the reply to
+`Status`.
 """
 
 from __future__ import annotations
@@ -21,37 +22,40 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class Status(Request, frozen=True):
-    """All devices and the supervisor itself; answered by `StatusReply`."""
+    """Ask for all devices and the supervisor itself; answered by `StatusReply`."""
 
 
 class Show(Request, frozen=True):
-    """One device with its counters and last events; answered by `ShowReply`."""
+    """Ask for one device with its counters and last events; answered by `ShowReply`."""
 
     device: str
 
 
 class Events(Request, frozen=True):
-    """The last `count` events; answered by `EventsReply`."""
+    """Ask for the last `count` events; answered by `EventsReply`."""
 
     count: int = 50
 
 
 class Restart(Request, frozen=True):
-    """Replace the worker of a device (also ends back-off); refused in quarantine; `Done`."""
+    """Replace the worker of a device, which also ends back-off; answered by `Done`.
+
+    Refused in quarantine.
+    """
 
     device: str
 
 
 class Clear(Request, frozen=True):
-    """End quarantine (or any other hold) of a device and forget its failures; `Done`."""
+    """End the quarantine or other hold of a device, forget its failures; answered by `Done`."""
 
     device: str
 
 
 class RestartRolling(Request, frozen=True):
-    """Replace the workers of types or devices one after the other, all if none are named; `Done`.
+    """Replace the workers of types or devices one after the other; all workers if none are named.
 
-    The reply comes at the end, or after the first failure (`Refused`).
+    Answered by `Done` at the end, or by `Refused` after the first failure.
     """
 
     targets: list[str] = []
@@ -59,15 +63,15 @@ class RestartRolling(Request, frozen=True):
 
 
 class Upgrade(Request, frozen=True):
-    """Replace the supervisor in place by the code now installed; `Done` when that was checked."""
+    """Replace the supervisor in place by the installed code; `Done` once the code was checked."""
 
 
 class Reload(Request, frozen=True):
-    """Validate the configuration file and apply the difference; `Done`."""
+    """Check the configuration file and apply the changes; answered by `Done`."""
 
 
 class LogLevel(Request, frozen=True):
-    """Change the log level of one device at run time; `Done`."""
+    """Change the log level of one device at run time; answered by `Done`."""
 
     device: str
     level: str
@@ -86,25 +90,25 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     """Phase of the worker: absent, starting, idle, … serving, stopping."""
     hold: str
-    """Why no worker is started: "" | backoff | budget | quarantined | config | guest | disabled;
-    "unkillable": the last one does not die."""
+    """Why no worker is started: "" | backoff | budget | quarantined | config | guest | disabled |
+    unkillable (the last worker does not die)."""
     health: str = ""
-    """How the worker does: "" | late | slow | stalled."""
+    """What is wrong with the worker: "" | late | slow | stalled."""
     pid: int | None
     generation: int
     restarts: int
     failures: int
     last_failure: str = ""
-    """Kind of the last of them: crash, oom, hang, killed, …"""
+    """Kind of the last failure: crash, oom, hang, killed, …"""
     error: str
-    """The last error's text, "" when there is none since the last time it was Connected."""
+    """Text of the last error since the device was last Connected; "" if there was none."""
     since: float
     """Seconds in the present backend state."""
     counters: dict[str, int] = {}
     jail: tuple[str, ...] = ()
-    """What confines the worker, step by step, as it says; empty without a jail."""
+    """What confines the worker, step by step, as the worker says; empty without a jail."""
     jail_left_out: tuple[str, ...] = ()
-    """What this host does not give, and why."""
+    """Steps that this host cannot do, and why."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +116,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     seq: int
     time: str
-    """Wall clock, ISO 8601 with zone: for people; nothing is decided by it."""
+    """Wall clock, ISO 8601 with zone, for people; no decision depends on it."""
     kind: str
     device: str
     text: str
@@ -130,10 +134,10 @@ class StatusReply(Reply, frozen=True):
     """"connected" or why not."""
     hypervisor: str
     types: dict[str, str]
-    """Enabled type to its handler."""
+    """For each enabled kind the name of its device type."""
     devices: list[DeviceStatus]
     counters: dict[str, tuple[Counter, ...]] = {}
-    """What the counters of an enabled type's devices mean."""
+    """For each enabled kind what the counters of its devices mean."""
     upgrades: int = 0
     """How often the supervisor has been replaced in place."""
     resources: dict[str, int] = {}
@@ -160,7 +164,7 @@ class Done(Reply, frozen=True):
 
 
 class Refused(Reply, frozen=True):
-    """The request failed; `exit_code` is what the command line ends with."""
+    """The request failed; the command line ends with `exit_code`."""
 
     text: str
     exit_code: int
@@ -174,7 +178,7 @@ _replies: msgspec.json.Decoder[AnyReply] = msgspec.json.Decoder(AnyReply)
 
 
 def encode(message: Request | Reply | Event) -> bytes:
-    """Encode either direction."""
+    """Encode a message of either direction."""
     return _encoder.encode(message)
 
 
@@ -183,7 +187,7 @@ def decode_request(untrusted_data: bytes) -> AnyRequest:
     try:
         return _requests.decode(untrusted_data)
     except (UnicodeDecodeError, RecursionError) as error:
-        # msgspec descends into arrays within arrays even to skip them.
+        # msgspec descends into nested arrays even to skip them.
         raise msgspec.DecodeError(str(error)) from error
 
 
@@ -193,5 +197,5 @@ def decode_reply(data: bytes) -> AnyReply:
 
 
 def device_of(request: Show | Restart | Clear | LogLevel) -> DeviceId:
-    """The device a request names; raises ConfigError."""
+    """The device that a request names; raises ConfigError."""
     return DeviceId.parse(request.device)

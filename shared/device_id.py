@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The name of a device: type, frontend domain and device number.
 
-`str()` and `DeviceId.parse()` are inverse. The printed form `type/3/51712` is the one used in logs,
-on the command line, in metrics, file names and process titles.
+`str()` and `DeviceId.parse()` are inverse. Logs, the command line, metrics, file names and process
+titles use the printed form `type/3/51712`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from shared.errors import ConfigError
 
 DOMID_FIRST_RESERVED = 0x7FF0
-"""First domain id that is no domain (xen/include/public/xen.h, DOMID_FIRST_RESERVED)."""
+"""The first domain id that is reserved (xen/include/public/xen.h, DOMID_FIRST_RESERVED)."""
 
 DEVID_MAX = 0xFFFFFFFF
 

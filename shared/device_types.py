@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The manifest of a device type: all that others must know of it without loading its code.
+"""The manifest of a device type: all that others need to know about it without loading its code.
 
-A type is a folder with a module that holds its manifest, a `DeviceType`, under an entry point of
-the group `xenbackd.devices`; the entry point's name is what `types.<kind>.handler` names in the
-configuration. Types of this distribution and of others are found in the same way.
+A device type is a folder. One of its modules holds the manifest, a `DeviceType`, and an entry point
+of the group `xenbackd.devices` leads to it. The entry point has the name that
+`types.<kind>.handler` uses in the configuration. Types of this distribution and of others are found
+in the same way.
 
-The module of a manifest imports this module and msgspec, and nothing else: the supervisor, the
-configuration and the command line import it, and none of them may load device code.
+The module of a manifest imports this module and msgspec, and nothing else. The supervisor, the
+configuration and the command line import it, and none of them may load the code of a device.
 docs/writing-devices.md shows a complete type.
 """
 
@@ -65,129 +66,133 @@ RESERVED_NODES: Final = frozenset(
         "error",
     }
 )
-"""Nodes of the toolstack or the supervisor: no type may publish them, whatever it declares."""
+"""Nodes of the toolstack or the supervisor. No type may publish them, even if it declares them."""
 
 RING_NODES: Final = ("ring", "event-channel", "page-ref", "port", "protocol")
-"""Beginnings of names that say where a frontend's ring is: of netif, 9pfs, console, fb, kbd and
-others. Each may stand below a queue's directory or behind a prefix ("queue-0/rx-ring-ref")."""
+"""Names of frontend nodes that say where the ring is begin with one of these: in netif, 9pfs,
+console, fb, kbd and others. A queue's directory or a prefix may come before it
+("queue-0/rx-ring-ref")."""
 
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of a type that has none."""
+    """The options model of a type without options."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A directory below `backend/` that a type usually serves, and what else wants it."""
+    """A directory below `backend/` that a type usually serves, and who else would serve it."""
 
     name: str
     kernel_driver: str = ""
-    """Module of Linux that serves the directory when it is loaded."""
+    """Linux module that serves the directory when it is loaded."""
     device_model: bool = False
-    """libxl starts a device model (QEMU) for the guest and takes it for the directory's server; it
+    """libxl starts a device model (QEMU) for the guest and expects it to serve the directory. libxl
     then neither waits for InitWait nor runs a hotplug script."""
     script: bool = False
     """libxl runs a hotplug script once the backend is in InitWait."""
 
 
 class Counter(msgspec.Struct, frozen=True):
-    """A figure that a worker tells with each beat."""
+    """A figure that a worker sends with each beat."""
 
     name: str
     meaning: str
-    """In words, for `xenbackd show`; counters with the same group stand in one line there."""
+    """In words, for `xenbackd show`."""
     group: str = "other"
+    """`xenbackd show` prints the counters of one group in one line."""
     scale: int = 0
-    """Bytes that one unit of the counter stands for; 0: it does not count bytes."""
+    """Bytes that one unit of the counter stands for; 0: the counter does not count bytes."""
     role: Literal["", "read", "written", "bytes", "finished", "pending"] = ""
-    """What `status` and the health check take it for. `read` and `written`: requests that were
-    carried out, which are finished as well; `bytes`: what they moved; `finished`: other requests
-    that are over; `pending`: requests in hand."""
+    """What the counter means to `status` and to the health check. `read` and `written`: requests
+    that were carried out and so are finished; `bytes`: the data they moved; `finished`: other
+    requests that are finished; `pending`: requests in hand."""
 
 
 FINISHED_ROLES: Final = frozenset({"read", "written", "finished"})
-"""Roles of counters of requests that are over."""
+"""Roles of counters of finished requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceType:
-    """The manifest. `name` is the entry point's."""
+    """The manifest. `name` is the name of its entry point."""
 
     name: str
     backend: str
-    """Where the worker finds the type's code: `package.module:Class`, a `worker.device.Device`."""
+    """The code for the worker: `package.module:Class`, a subclass of `worker.device.Device`."""
     options: type[msgspec.Struct] = NoOptions
     """Model of `types.<kind>.options` in the configuration."""
     kinds: tuple[Kind, ...] = ()
     accepts: Callable[[Mapping[str, bytes]], bool] | None = None
-    """Whether a new backend directory is for this type, by its nodes; None: all are. One that is
-    not is left to whoever else serves it. Looked at once, when the device would be taken up."""
+    """Decides by the nodes of a new backend directory whether this type serves it; None: it serves
+    all. A directory that it declines is left to another server. Asked once, when the device is
+    found."""
 
-    # What its workers may have written.
+    # The nodes of its devices.
     publishes: tuple[str, ...] = ()
-    """Patterns of nodes of the backend directory, besides `COMMON_NODES`."""
+    """Patterns of nodes of the backend directory that its workers may publish, besides
+    `COMMON_NODES`."""
     reserved: tuple[str, ...] = ()
-    """More nodes of the backend directory that the toolstack owns, besides `RESERVED_NODES`."""
+    """Nodes of the backend directory that the toolstack owns, besides `RESERVED_NODES`."""
 
     # Its life.
     ring_nodes: tuple[str, ...] = RING_NODES
-    """Beginnings of names of frontend nodes by which one connection is told from another."""
+    """Beginnings of the names of the frontend nodes that tell one connection from the next."""
     ignore_frontend_state: bool = False
-    """The ring is taken up without waiting for the frontend's `state` (S13)."""
+    """The worker attaches to the ring without waiting for the frontend's `state` (S13)."""
     drain: float = 10.0
-    """Seconds a worker has for its orderly end, unless the configuration says otherwise."""
+    """Seconds a worker has for its orderly stop, unless the configuration says otherwise."""
     journals: bool = False
-    """Its workers keep what is in flight in a file that outlives them."""
+    """Its workers keep a record of what is in flight in a file that outlives them."""
 
-    # What it needs of the kernel.
+    # What it needs from the kernel.
     needs_grants: bool = True
     """Its workers open a grant-table handle (S6)."""
     system_calls: tuple[Group, ...] = ()
-    """What a jailed worker may call besides what every worker may (docs/system-calls.md)."""
+    """System calls that a jailed worker may make, besides those of every worker
+    (docs/system-calls.md)."""
     native_modules: tuple[str, ...] = ()
-    """Modules in C without which it cannot serve."""
+    """Modules in C that it cannot serve without."""
     kernel_features: Mapping[str, str] | None = None
-    """Features of the kernel that it is better with (`xenbackd doctor`), and what happens
-    without."""
+    """Optional features of the kernel, each with what happens without it (`xenbackd doctor`)."""
 
     # For people and for the embedded hypervisor.
     counters: tuple[Counter, ...] = ()
     guest: str = ""
-    """Its guest side on the embedded hypervisor: `package.module:ATTRIBUTE`; "" without."""
+    """Its guest side on the embedded hypervisor: `package.module:ATTRIBUTE`; "": it has none."""
     guest_modules: tuple[str, ...] = ()
     """Modules in C that only the guest side needs."""
 
     def may_publish(self, untrusted_name: str) -> bool:
-        """Whether a worker of this type may have that node written."""
+        """Whether workers of this type may publish the node."""
         if untrusted_name in RESERVED_NODES or untrusted_name in self.reserved:
             return False
         patterns = COMMON_NODES + self.publishes
         return any(_pattern(text).fullmatch(untrusted_name) for text in patterns)
 
     def names_ring(self, untrusted_name: str) -> bool:
-        """Whether that node of the frontend says where its ring is."""
+        """Whether the frontend node says where the ring is."""
         return bool(_ring_pattern(self.ring_nodes).search(untrusted_name))
 
     @property
     def backend_module(self) -> str:
-        """Module of `backend`."""
+        """The module of `backend`."""
         return self.backend.partition(":")[0]
 
 
 class UnknownTypeError(ConfigError):
-    """No such type is installed, or it cannot be used."""
+    """The device type is not installed or cannot be used."""
 
 
 RESOLVED: Final[dict[str, DeviceType]] = {}
-"""Manifests by name, each loaded when it is first asked for. Tests put theirs in here."""
+"""Manifests by name, each loaded when it is first asked for. Tests add theirs here."""
 
 
 def resolve(name: str) -> DeviceType:
-    """Find a type by the name that the configuration gives; its manifest is loaded once.
+    """Find a device type by the name that the configuration gives; load its manifest once.
 
     Raises:
-        UnknownTypeError: no such type is installed, it is installed more than once, or its entry
-            point leads to no manifest of that name.
+        UnknownTypeError: the type is not installed, it is installed more than once, or its entry
+            point does not lead to a manifest of that name.
     """
     return RESOLVED[name] if name in RESOLVED else load(name, place_of(name))
 
@@ -220,7 +225,7 @@ def load(name: str, place: str) -> DeviceType:
 
 
 def installed() -> list[str]:
-    """Names of all types that are installed, sorted. Loads none of them."""
+    """The names of all installed types, sorted. Loads none of them."""
     return sorted({point.name for point in _entry_points()})
 
 
@@ -233,7 +238,7 @@ def _load(name: str, place: str) -> DeviceType:
     module, _, attribute = place.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # code of somebody else's may raise anything at its import
+    except Exception as error:  # foreign code may raise anything when it is imported
         cause = f"{type(error).__name__}: {error}"
         raise UnknownTypeError(
             f"device type {name!r}: {place}: cannot be loaded: {cause}"
@@ -245,7 +250,7 @@ def _load(name: str, place: str) -> DeviceType:
 
 def _entry_point(name: str) -> EntryPoint:
     found = [point for point in _entry_points() if point.name == name]
-    # Nothing that is installed beside us takes the place of a type of ours.
+    # No other distribution can replace a type of ours.
     found = [point for point in found if _is_ours(point)][:1] or found
     if not found:
         raise UnknownTypeError(
@@ -259,8 +264,8 @@ def _entry_point(name: str) -> EntryPoint:
 
 @cache
 def _entry_points() -> tuple[EntryPoint, ...]:
-    """All entry points; ours from the source tree where the distribution is not installed."""
-    # Here, because it is slow to import and most commands do without it.
+    """All entry points; ours come from the source tree if the distribution is not installed."""
+    # Imported here, because it is slow to import and most commands do without it.
     from importlib.metadata import entry_points
 
     found = tuple(entry_points(group=GROUP))

@@ -3,7 +3,7 @@
 
 The class of an error decides what happens next: restart, back-off, quarantine, log level and the
 exit code of the process that ends with it. So every error raised on purpose is one of the four
-classes of `BlamedError`, and whoever catches one never has to parse its text.
+subclasses of `BlamedError`, and no caller has to parse the text of an error.
 
 Messages follow one pattern: "<what failed>: <which object>: <cause>".
 """
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 
 class Blame(enum.Enum):
-    """Who has to act so that the error goes away."""
+    """Who must act so that the error goes away."""
 
     GUEST = "guest"
     OPERATOR = "operator"
@@ -25,18 +25,19 @@ class Blame(enum.Enum):
 
 
 class BlamedError(Exception):
-    """Base of all errors raised on purpose. Never raised itself: pick the class with the blame."""
+    """Base of all errors raised on purpose. Never raised itself: use the subclass for the blame."""
 
     blame: ClassVar[Blame]
     exit_code: ClassVar[int]
-    """Exit code of a process that ends with this error (numbers of sysexits.h)."""
+    """Exit code of a process that ends with this error, as in sysexits.h."""
     log_level: ClassVar[int]
 
 
 class GuestFault(BlamedError):
-    """The frontend broke the protocol. What a guest can trigger at will is rate-limited in the log.
+    """The frontend broke the protocol.
 
-    Exit code 76 (EX_PROTOCOL). The device is closed in an orderly way; nothing else is affected.
+    Exit code 76 (EX_PROTOCOL). The device is closed in an orderly way; nothing else is affected. A
+    guest can trigger this at will, so the log limits its rate.
     """
 
     blame = Blame.GUEST
@@ -45,9 +46,9 @@ class GuestFault(BlamedError):
 
 
 class ConfigError(BlamedError):
-    """The operator must act: configuration, a device's nodes, a file that is missing, permissions.
+    """The operator must act: wrong configuration or nodes of a device, a missing file, permissions.
 
-    Exit code 78 (EX_CONFIG). Not retried until what it complains about has changed.
+    Exit code 78 (EX_CONFIG). Not retried until the configuration or the nodes have changed.
     """
 
     blame = Blame.OPERATOR
@@ -56,9 +57,9 @@ class ConfigError(BlamedError):
 
 
 class HostError(BlamedError):
-    """The host failed us: storage, network, memory, a daemon that is away. Retried with back-off.
+    """The host failed: storage, network, memory, a daemon that is away.
 
-    Exit code 75 (EX_TEMPFAIL).
+    Exit code 75 (EX_TEMPFAIL). Retried with back-off.
     """
 
     blame = Blame.HOST
@@ -67,7 +68,7 @@ class HostError(BlamedError):
 
 
 class BackendBug(BlamedError):
-    """An invariant of ours does not hold. Please report it with the log.
+    """One of our invariants does not hold. Please report it with the log.
 
     Exit code 70 (EX_SOFTWARE).
     """

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""What the supervisor writes for the child that the fork server forks, and how that begins.
+"""What a forked worker gets from the supervisor through the fork server, and how it begins.
 
-multiprocess would send a pickled `Process`. To unpickle it, and to set up what a worker has no use
-for (a list of children, finalizers, handlers of signals, standard input once more), is work at each
-start, and writes to pages that workers otherwise share. So `begin` takes the place of
-multiprocess's own first step (`shared.forkserver`).
+multiprocess would send a pickled `Process`. To unpickle it, and to set up what a worker does not
+need (a list of children, finalizers, signal handlers, standard input again), costs time at each
+start and writes to pages that workers otherwise share. So `begin` replaces multiprocess's own first
+step (`shared.forkserver`).
 
-The supervisor names a worker's entry point as a string, so that it never imports worker code; the
-string is resolved here. This module is what the supervisor and the fork server have in common, so
-it imports nothing of either.
+The supervisor names a worker's entry point as a string, so it never imports worker code. The string
+is resolved here. Both the supervisor and the fork server use this module, so it imports nothing
+from either.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Final, cast
 from multiprocess import forkserver
 
 PRELOAD: Final = "shared.forkserver"
-"""Module that the fork server has to import."""
+"""The module that the fork server must import."""
 
 TYPES_VARIABLE: Final = "XENBACKD_DEVICE_TYPES"
 """Environment variable of the fork server: the device types to load before it forks, each as
 `name=place` (`shared.device_types.place_of`), separated by spaces."""
 
 KEPT_VARIABLES: Final = frozenset({"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"})
-"""Environment variables a worker keeps, besides those whose name starts with PYTHON."""
+"""Environment variables that a worker keeps, besides those whose names start with PYTHON."""
 
 _READ: Final = 1 << 16
 
@@ -39,12 +39,12 @@ _pruned = False
 
 
 def request(entry_point: str, argument: bytes) -> bytes:
-    """Everything that is written to the child's pipe, which is closed then."""
+    """Everything that is written to the child's pipe, which is closed after that."""
     return entry_point.encode() + b"\0" + argument
 
 
 def prune_environment() -> None:
-    """Leave of the environment what workers keep; in the fork server, so that none has to."""
+    """Remove what workers do not keep; called in the fork server, so that no worker has to."""
     global _pruned
     if _pruned:
         return
@@ -57,13 +57,13 @@ def prune_environment() -> None:
 def begin(
     pipe: int, given: Sequence[int], unused: Sequence[int], _handlers: Mapping[int, object]
 ) -> int:
-    """The child's whole life: read the request from `pipe`, carry it out, say the exit status.
+    """The child's whole life: read the request from `pipe`, carry it out, return the exit status.
 
-    `given` are two pipes of multiprocess's, then what the supervisor handed over. A worker that
-    could write to the two would end the fork server, or have the resource tracker unlink, as root,
-    what it is told to; they are closed, as are `unused` ones of the fork server's. Its handlers of
-    signals stay: an interactive ^C goes to the whole foreground group and is ignored, for workers
-    end when they are told to.
+    `given` holds two pipes of multiprocess, then what the supervisor passed on. Through these two
+    pipes a worker could end the fork server, or make the resource tracker unlink any file as root.
+    So they are closed, and so are the `unused` descriptors of the fork server. Its signal handlers
+    stay: an interactive ^C goes to the whole foreground group and is ignored, because workers end
+    when they are told to.
     """
     signal.set_wakeup_fd(-1)
     for descriptor in (*given[:2], *unused):
@@ -76,9 +76,9 @@ def begin(
         return _run(entry_point.decode(), argument)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 — whatever it is
-        # multiprocess would let the interpreter write it, which looks for the source in files: a
-        # jailed worker is killed for that.
+    except BaseException:  # noqa: BLE001 — the process ends with it
+        # multiprocess would let the interpreter print it. The interpreter looks for the source in
+        # files, and a jailed worker is killed for that.
         traceback.print_exc()
         return 1
     finally:

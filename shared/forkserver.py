@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Imported by the fork server: what it and its children do otherwise than multiprocess has it.
+"""Changes multiprocess's fork server for our workers; the fork server imports this module.
 
 - Its children begin in `shared.forked`.
-- At its end it waits for them. They have closed the pipe by which it would know of them: what they
-  could write there would end it.
+- At its end it waits for its children. They have closed the pipe by which it would know of them,
+  because anything they wrote there would end it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared import forked
 
 
 def reap_workers() -> None:
-    """Stay the parent of the workers that are left, when the supervisor is gone."""
+    """Stay the parent of the remaining workers when the supervisor is gone."""
     with contextlib.suppress(ChildProcessError):
         while os.wait():
             pass

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""The life of a device: a pure state machine whose transitions are one printable table.
+"""The life cycle of a device: a pure state machine whose transitions are one printable table.
 
 Rule 1: everything that decides what happens to a device next is in this file and in the table of
-`shared.lifecycle_rules`. The supervisor only turns the world into events and actions into deeds.
+`shared.lifecycle_rules`. The supervisor only turns what happens into events, and carries out the
+actions.
 
 Rule 2: nothing here does I/O, reads a clock or logs.
 
-Theory of operation. A device is a joint machine of four parties: toolstack (`online`, a `state`
-of Closing forced into our directory, removal of the directory), frontend (`state` in its own
-directory), worker (its phase) and ourselves (the backend `state`). Frontends skip states, watch
-events are coalesced, workers die at any moment. So nothing is edge-triggered: `advance()` first
-notes what an event says (`_note`), then applies the first rule of `RULES` that matches, and goes
-on until none does. A rule names what it needs to see and what it does; its order in the table is
-its priority. `python -m shared.lifecycle_table` prints the table.
+Theory of operation. Four parties decide about a device: the toolstack (`online`, a `state` of
+Closing forced into our directory, removal of the directory), the frontend (`state` in its own
+directory), the worker (its phase) and the supervisor (the backend `state`). Frontends skip states,
+watch events are coalesced, and workers die at any moment. So nothing is edge-triggered: `advance()`
+first notes what an event says (`_note`). Then it applies the first rule of `RULES` that matches,
+and repeats this until none does. A rule names its conditions and its effect; its position in the
+table is its priority. `python -m shared.lifecycle_table` prints the table.
 
 Invariants, each held by a test that walks the whole space:
 
 - `StartWorker` is emitted only while the worker is ABSENT: never two workers on one device.
-- At most one state is on its way into xenstore (`writing`); `backend` changes only when that
-  write is known to have worked, or when the toolstack was seen to have changed the node.
+- At most one state is on its way into xenstore (`writing`). `backend` changes only once that write
+  is known to have worked, or once the toolstack was seen to have changed the node.
 - Every event ends after finitely many rules.
 - An illegal event raises and changes nothing.
 """
@@ -37,11 +38,11 @@ from shared.lifecycle_types import WorkerPhase as W
 from shared.xenbus import XenbusState as X
 
 TAKE_UP_STATES: Final = frozenset({X.INITIALISING, X.INIT_WAIT, X.CONNECTED, X.CLOSING, X.CLOSED})
-"""Initialising is what a toolstack leaves (S11); the others are what an earlier supervisor of
-ours leaves: its rings are live and are taken up again."""
+"""A toolstack leaves a new device in Initialising (S11). An earlier supervisor leaves the others:
+the rings of its devices are live, and we take them up again."""
 
 STEPS_KEPT: Final = 4096
-"""Steps remembered: devices walk the same few paths, and a guest can do no more than evict."""
+"""How many steps are cached. Devices take the same few paths; a guest can at most evict entries."""
 
 
 @functools.lru_cache(maxsize=STEPS_KEPT)
@@ -49,7 +50,7 @@ def advance(now: Lifecycle, event: t.Event) -> Step:
     """Apply one event and every rule that then matches (S17).
 
     Raises:
-        WrongInitialStateError: `TakeUp` of a device in a state nobody can take it up from.
+        WrongInitialStateError: `TakeUp` of a device that is in no state to be taken up.
         IllegalEventError: the event makes no sense now.
     """
     after, first = _note(now, event)
@@ -63,7 +64,7 @@ def advance(now: Lifecycle, event: t.Event) -> Step:
 
 
 def _note(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Action, ...]]:
-    """Write down what the event says; decides nothing that a rule could decide."""
+    """Note what the event says; decide nothing that a rule could decide."""
     changed = dataclasses.replace
     if isinstance(event, t.TakeUp):
         return _take_up(now, event), ()
@@ -95,7 +96,7 @@ def _note(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Action, ..
 
 
 def _illegal(now: Lifecycle, event: t.Event) -> t.IllegalEventError:
-    """The error, with what a reader of the log needs."""
+    """The error, with what the reader of a log needs."""
     return t.IllegalEventError(
         f"{type(event).__name__}: not possible: backend {now.backend}, frontend {now.frontend},"
         f" worker {now.worker.value}"
@@ -112,8 +113,8 @@ def _take_up(now: Lifecycle, event: t.TakeUp) -> Lifecycle:
 
 
 def _with_frontend(now: Lifecycle, state: X) -> Lifecycle:
-    # Connected on both sides marks a connection; what the frontend says after that is relative
-    # to it. Only a state written anew by us (`_state_written`) starts the next one.
+    # Connected on both sides marks a connection; later states of the frontend are relative to it.
+    # Only a state that we write (`_state_written`) begins the next connection.
     connected = state is X.CONNECTED and now.backend in (X.CONNECTED, X.CLOSING)
     return dataclasses.replace(
         now,
@@ -129,8 +130,8 @@ def _backend_read(now: Lifecycle, event: t.BackendRead) -> Lifecycle:
     if event.state in (X.CLOSING, X.CLOSED):
         return dataclasses.replace(now, backend=event.state)
     if event.state is X.INITIALISING:
-        # Only a toolstack writes that, into a directory it has just made: the one we knew is
-        # gone and its removal was coalesced with the creation of this one.
+        # Only a toolstack writes that, into a directory it has just made. So the directory we knew
+        # is gone, and its removal was coalesced with the creation of this one.
         return dataclasses.replace(now, gone=True)
     return now
 
@@ -145,8 +146,8 @@ def _state_written(now: Lifecycle, event: t.StateWritten) -> Lifecycle:
         return written
     changes: dict[str, Any] = {"frontend_was_connected": False, "greeted": False}
     if written.backend is X.INITIALISING:
-        # A new connection begins: what was initialised for the last one is done again, and
-        # what the last frontend did wrong is over.
+        # A new connection begins. `init` runs again, and the fault of the last frontend is
+        # forgotten.
         changes["fault"] = False
         if written.worker is W.READY:
             changes["worker"] = W.IDLE
@@ -161,7 +162,7 @@ _ANSWERS: Final[dict[type[Any], tuple[W, W]]] = {
     t.WorkerAttached: (W.ATTACHING, W.SERVING),
     t.WorkerDisconnected: (W.DETACHING, W.IDLE),
 }
-"""Answers of a worker: in which phase they may come, and the phase after them."""
+"""Answers of a worker: the phases in which each may come, and the phase after it."""
 
 
 def _worker_event(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Action, ...]]:
@@ -173,9 +174,9 @@ def _worker_event(now: Lifecycle, event: t.Event) -> tuple[Lifecycle, tuple[t.Ac
         after = dataclasses.replace(now, worker=W.ABSENT, hold=hold, fault=fault, greeted=False)
         return after, ()
     if now.worker is W.STOPPING:
-        return now, ()  # said before it heard that it is to end
+        return now, ()  # sent before the worker heard that it must end
     if isinstance(event, t.WorkerFailed):
-        # Whatever failed, the process ends: a successor starts from a clean slate.
+        # The process ends whatever failed, so that a successor starts from a clean slate.
         return _ended(dataclasses.replace(now, fault=now.fault or event.blame is Blame.GUEST))
     if isinstance(event, t.WorkerPresent):
         return _present(now, event)
@@ -195,7 +196,7 @@ def _present(now: Lifecycle, event: t.WorkerPresent) -> tuple[Lifecycle, tuple[t
         raise _illegal(now, event)
     phase = event.phase
     if phase is W.READY and now.backend is X.INITIALISING:
-        phase = W.IDLE  # initialised for the last connection, as far as anybody knows
+        phase = W.IDLE  # it may have been initialised for an earlier connection
     after = dataclasses.replace(
         now,
         worker=phase,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The transition table of a device's life: one row a rule, first match wins.
+"""The transition table of the life cycle: each row is a rule, and the first match wins.
 
-Only data and the way a row is matched; `shared.lifecycle` runs it, `shared.lifecycle_table` prints
-it. The order of the rows is their priority: what lets go of a guest's memory stands before what
-tells the guest so, and both stand before what starts anything.
+This module has only the data and the matching of one row; `shared.lifecycle` runs the table and
+`shared.lifecycle_table` prints it. The order of the rows is their priority: rules that let go of a
+guest's memory come before rules that tell the guest so, and both come before rules that start
+anything.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from shared.lifecycle_types import WorkerPhase as W
 from shared.xenbus import XenbusState as X
 
 _LIVE: Final = frozenset({X.CONNECTED, X.CLOSING})
-"""States in which a ring may be in use; a device in use needs it in Closing too."""
+"""States in which a ring may be in use. A device in use needs its ring in Closing too."""
 _OPEN: Final = frozenset({X.INITIALISING, X.INIT_WAIT, X.CONNECTED})
 _FRONTEND_READY: Final = frozenset({X.INITIALISED, X.CONNECTED})
 _FRONTEND_ABSENT: Final = frozenset({X.UNKNOWN, X.INVALID})
-"""A frontend directory that is gone, or a state that is none: nobody is there to serve."""
+"""The frontend's directory is gone or its state is invalid: there is nobody to serve."""
 _FRONTEND_CLOSED: Final = frozenset({X.CLOSING, X.CLOSED})
 _ATTACHED: Final = frozenset({W.ADOPTING, W.ATTACHING, W.SERVING, W.DETACHING, W.STOPPING})
-"""Phases in which the worker may still hold something of the guest's."""
+"""Phases in which the worker may still hold pages or ports of the guest."""
 _DETACHED: Final = frozenset(W) - _ATTACHED
 _ABSENT: Final = frozenset({W.ABSENT})
 _SERVING: Final = frozenset({W.SERVING})
 NO_PROCESS: Final = frozenset({W.ABSENT, W.STOPPING})
-"""Phases in which nobody is there to obey."""
+"""Phases in which no worker obeys orders."""
 _ALIVE: Final = frozenset(W) - NO_PROCESS
 _STARTING: Final = frozenset({X.INITIALISING, X.INIT_WAIT})
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: all conditions must hold (None: any value). `writes` implies `WriteState`."""
+    """One row. All conditions must hold (None: any value). `writes` implies `WriteState`."""
 
     name: str
     why: str
@@ -79,7 +80,7 @@ class Rule:
         )
 
     def apply(self, now: Lifecycle) -> tuple[Lifecycle, t.Action]:
-        """The situation afterwards and what is to be done."""
+        """The situation after the row, and the action to carry out."""
         if self.writes is not None:
             hotplug = self.writes is X.INIT_WAIT
             after = dataclasses.replace(now, writing=self.writes)
@@ -96,7 +97,7 @@ class Rule:
 
 
 RULES: Final = (
-    # --- the device is no more
+    # --- the device is gone
     Rule(
         "forget",
         "directory removed or domain dead, and no process left",
@@ -106,7 +107,7 @@ RULES: Final = (
     ),
     Rule(
         "stop-gone",
-        "nothing is written for a device that is no more; its worker ends",
+        "nothing is written for a device that is gone; its worker ends",
         gone=True,
         worker=_ALIVE,
         action=t.StopWorker(),
@@ -114,7 +115,7 @@ RULES: Final = (
     ),
     Rule(
         "stop-stranded",
-        "a worker that survived its supervisor, and meanwhile the device was made anew",
+        "the device was removed and made again while the worker had no supervisor",
         backend=frozenset({X.INITIALISING}),
         worker=_SERVING,
         action=t.StopWorker(),
@@ -123,7 +124,7 @@ RULES: Final = (
     # --- closing (S15): the ring is let go first, then the state follows
     Rule(
         "detach-closed-frontend",
-        "the frontend closes; everything of its is given back before it is told so",
+        "the frontend closes; its pages and ports are given back before it is told so",
         frontend=_FRONTEND_CLOSED,
         worker=_SERVING,
         action=t.AskDisconnect(),
@@ -131,7 +132,7 @@ RULES: Final = (
     ),
     Rule(
         "detach-vanished-frontend",
-        "a frontend directory that went away is a closed frontend",
+        "a frontend whose directory is gone counts as closed",
         backend=frozenset({X.CONNECTED, X.CLOSING, X.CLOSED}),
         frontend=_FRONTEND_ABSENT,
         worker=_SERVING,
@@ -149,7 +150,7 @@ RULES: Final = (
     ),
     Rule(
         "detach-reconnecting-frontend",
-        "was Connected and offers a ring anew",
+        "was Connected and offers a ring again",
         backend=frozenset({X.CONNECTED}),
         frontend=frozenset({X.INIT_WAIT, X.INITIALISED}),
         worker=_SERVING,
@@ -174,7 +175,7 @@ RULES: Final = (
     ),
     Rule(
         "closed-faulty",
-        "a frontend at fault is not waited for",
+        "we do not wait for a frontend at fault",
         fault=True,
         backend=frozenset({X.CLOSING}),
         worker=_DETACHED,
@@ -198,7 +199,7 @@ RULES: Final = (
     ),
     Rule(
         "closed-vanished",
-        "nobody is there any more",
+        "there is no frontend any more",
         backend=_LIVE,
         frontend=_FRONTEND_ABSENT,
         worker=_DETACHED,
@@ -206,7 +207,7 @@ RULES: Final = (
     ),
     Rule(
         "closed-restarted",
-        "closed for the frontend that started anew; the reset follows (S16)",
+        "closed for a frontend that started again; the reset follows (S16)",
         backend=_LIVE,
         frontend=frozenset({X.INITIALISING}),
         worker=_DETACHED,
@@ -214,7 +215,7 @@ RULES: Final = (
     ),
     Rule(
         "wait-reconnecting",
-        "the frontend offers a ring anew and waits for Connected",
+        "the frontend offers a ring again and waits for Connected",
         backend=frozenset({X.CONNECTED}),
         frontend=frozenset({X.INIT_WAIT, X.INITIALISED}),
         worker=_DETACHED,
@@ -223,13 +224,13 @@ RULES: Final = (
     ),
     Rule(
         "closed-unserved",
-        "closing, but no worker may be started to serve what the frontend still wants",
+        "the frontend still needs service, but no worker may be started",
         backend=frozenset({X.CLOSING}),
         worker=_ABSENT,
         hold=frozenset({Hold.QUARANTINED, Hold.CONFIG, Hold.GUEST}),
         writes=X.CLOSED,
     ),
-    # --- the type was switched off: as an unplug by the toolstack
+    # --- the type was switched off: treated like an unplug by the toolstack
     Rule(
         "close-disabled",
         "the configuration switched the type off; the frontend is served until it closes",
@@ -248,7 +249,7 @@ RULES: Final = (
     ),
     Rule(
         "forget-disabled",
-        "switched off, closed and no process left; the directory stays the toolstack's",
+        "switched off, closed and no process left; the toolstack keeps the directory",
         enabled=False,
         backend=frozenset({X.CLOSED}),
         worker=_ABSENT,
@@ -257,7 +258,7 @@ RULES: Final = (
     # --- after Closed
     Rule(
         "stop-unplugged",
-        "closed and not online: nothing will come any more",
+        "closed and not online: no frontend will connect any more",
         online=False,
         backend=frozenset({X.CLOSED}),
         worker=_ALIVE - _ATTACHED,
@@ -275,10 +276,10 @@ RULES: Final = (
         hold=frozenset(Hold) - {Hold.QUARANTINED},
         writes=X.INITIALISING,
     ),
-    # --- a worker for whom there is something to serve
+    # --- starting a worker, and giving it the ring
     Rule(
         "start",
-        "a device that may be connected to has a worker",
+        "a device that a frontend may connect to needs a worker",
         enabled=True,
         fault=False,
         online=True,
@@ -290,7 +291,7 @@ RULES: Final = (
     ),
     Rule(
         "start-successor",
-        "the ring is live and nobody serves it",
+        "the ring is live, and no worker serves it",
         fault=False,
         backend=_LIVE,
         frontend=_FRONTEND_READY,
@@ -319,7 +320,7 @@ RULES: Final = (
     ),
     Rule(
         "wait-frontend",
-        "features published, hotplug done, the frontend's turn (S12)",
+        "features are published, hotplug is done: now it is the frontend's turn (S12)",
         online=True,
         backend=frozenset({X.INITIALISING}),
         worker=frozenset({W.READY}),
@@ -336,7 +337,7 @@ RULES: Final = (
     ),
     Rule(
         "attach-regardless",
-        "a type that ignores the frontend's state (S13)",
+        "the type ignores the frontend's state (S13)",
         backend=frozenset({X.INIT_WAIT}),
         worker=frozenset({W.READY}),
         ignore_frontend_state=True,

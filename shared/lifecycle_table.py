@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The transition table for people: `python -m shared.lifecycle_table` prints it as Markdown."""
+"""Prints the transition table as Markdown: `python -m shared.lifecycle_table`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.xenbus import XenbusState as X
 
 
 def table() -> Iterator[tuple[str, str, str, str]]:
-    """Rows (name, when, does, why) of the transition table, for people."""
+    """Rows (name, when, does, why) of the transition table, in words."""
     for rule in RULES:
         when = ", ".join(_conditions(rule)) or "always"
         does = f"write {rule.writes}" if rule.writes is not None else _action_text(rule)

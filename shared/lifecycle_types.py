@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The vocabulary of a device's life cycle: what is known, what happens, what is to be done.
+"""The vocabulary of the life cycle: what is known about a device, events, and actions.
 
-Only data. The rules that connect them are in `shared.lifecycle`.
+Only data. The rules that connect them are in `shared.lifecycle_rules`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from shared.xenbus import XenbusState
 
 
 class WorkerPhase(enum.Enum):
-    """How far the worker of a device is, as far as the supervisor knows."""
+    """The phase of a device's worker, as far as the supervisor knows."""
 
     ABSENT = "absent"
-    """No process: none was started, or the last one is known dead and reaped."""
+    """No process: none was started, or the last one is known to be dead and was reaped."""
     ADOPTING = "adopting"
-    """A process of an earlier supervisor; what it is doing was asked and not answered yet."""
+    """A process of an earlier supervisor, which was asked what it is doing and has not answered."""
     STARTING = "starting"
-    """Asked of the fork server; no Hello yet."""
+    """The fork server was asked to start it; no Hello yet."""
     IDLE = "idle"
-    """Said Hello, or gave everything of the guest's back; nothing asked since."""
+    """It said Hello, or gave back everything of the guest; it was asked nothing since."""
     INITIALISING = "initialising"
     """`Init` was asked."""
     READY = "ready"
@@ -35,21 +35,21 @@ class WorkerPhase(enum.Enum):
     DETACHING = "detaching"
     """`Disconnect` was asked."""
     STOPPING = "stopping"
-    """Asked to exit or killed; not known dead yet."""
+    """It was told to end, or killed; it is not known to be dead yet."""
 
 
 class Hold(enum.Enum):
-    """Why no worker is started although the device wants one."""
+    """Why no worker is started although the device needs one."""
 
     NONE = ""
     BACKOFF = "backoff"
     BUDGET = "budget"
-    """Too many restarts of this guest's workers, or of the whole host's: waits for its turn."""
+    """The workers of this guest, or of the host, restarted too often: it waits for its turn."""
     QUARANTINED = "quarantined"
     CONFIG = "config"
     """The operator must change something: parameters, configuration, `restart`."""
     GUEST = "guest"
-    """The frontend broke the protocol; it must close and start anew (S16)."""
+    """The frontend broke the protocol; it must close and connect again (S16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +63,24 @@ class Lifecycle:
     taken_up: bool = False
     """Set-up (S11) was done."""
     gone: bool = False
-    """Backend directory removed, domain dead, or replaced by a new life: only to be forgotten."""
+    """The backend directory was removed, or made again, or the domain is dead: the device only has
+    to be forgotten."""
     enabled: bool = True
     """The type is (still) enabled in the configuration."""
     worker: WorkerPhase = WorkerPhase.ABSENT
     hold: Hold = Hold.NONE
     writing: XenbusState | None = None
-    """A state on its way into xenstore; `backend` follows when the write succeeded (S4)."""
+    """A state on its way into xenstore; `backend` follows once the write has succeeded (S4)."""
     write_blocked: bool = False
-    """The last write failed; nothing is written again before something else happened."""
+    """The last write failed; nothing is written until something else happens."""
     frontend_was_connected: bool = False
-    """The frontend was Connected in the present connection; going back means it started anew."""
+    """The frontend was Connected in this connection: an earlier state means that it restarted."""
     greeted: bool = False
-    """The `connected` hook was asked in the present connection (S14)."""
+    """The `connected` hook was called in this connection (S14)."""
     ignore_frontend_state: bool = False
-    """Type flag (S13, S24): do not wait for the frontend before `initialise`."""
+    """Flag of the type (S13, S24): do not wait for the frontend before `initialise`."""
     fault: bool = False
-    """The frontend broke the protocol: close, in order, whatever it says."""
+    """The frontend broke the protocol: close in an orderly way, whatever its state is."""
 
 
 # --- events: what happened -------------------------------------------------------------------
@@ -87,7 +88,7 @@ class Lifecycle:
 
 @dataclass(frozen=True, slots=True)
 class TakeUp:
-    """Found by the scan or a watch (S11): what the two directories say."""
+    """A device was found by the scan or a watch (S11): what its two directories say."""
 
     backend: XenbusState
     frontend: XenbusState
@@ -96,7 +97,7 @@ class TakeUp:
 
 @dataclass(frozen=True, slots=True)
 class BackendRead:
-    """Backend directory read again after a watch event (S9)."""
+    """The backend directory was read again after a watch event (S9)."""
 
     state: XenbusState
     online: bool
@@ -104,14 +105,14 @@ class BackendRead:
 
 @dataclass(frozen=True, slots=True)
 class FrontendRead:
-    """Frontend `state` read again after a watch event (S10)."""
+    """The frontend's `state` was read again after a watch event (S10)."""
 
     state: XenbusState
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Backend directory removed or domain dead (S8, S19)."""
+    """The backend directory was removed or the domain is dead (S8, S19)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +124,16 @@ class TypeEnabled:
 
 @dataclass(frozen=True, slots=True)
 class WorkerHello:
-    """The worker is up, its handles open."""
+    """The worker is up and its handles are open."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPresent:
-    """An earlier supervisor's worker says what it is doing: IDLE, READY or SERVING."""
+    """The worker of an earlier supervisor says what it is doing: IDLE, READY or SERVING."""
 
     phase: WorkerPhase
     greeted: bool
-    """It was asked the `connected` hook since its last `init`."""
+    """Its `connected` hook was called since its last `init`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +148,19 @@ class WorkerAttached:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDisconnected:
-    """`disconnect` done."""
+    """`disconnect` is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """A hook or the ring failed; the process is still there."""
+    """A hook or the ring failed; the process still lives."""
 
     blame: Blame
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """The process is known dead and reaped. `hold` is what the policy says about a successor."""
+    """The process is dead and reaped. `hold` is what the policy says about a successor."""
 
     hold: Hold
 
@@ -176,12 +177,12 @@ class ReplaceWorker:
 
 @dataclass(frozen=True, slots=True)
 class StateWritten:
-    """The state under way is in xenstore (S4)."""
+    """The state on its way is in xenstore (S4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteFailed:
-    """It could not be written; the state stays as it was (S4)."""
+    """The state could not be written and stays as it was (S4)."""
 
 
 Event = (
@@ -209,7 +210,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Fork the next generation. Only ever after the last one is known dead."""
+    """Fork the next generation; only after the last one is known to be dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ class StopWorker:
 
 @dataclass(frozen=True, slots=True)
 class WriteState:
-    """Write `state`, with what the worker gave to publish, in one transaction.
+    """Write `state`, and the nodes that the worker wants to publish, in one transaction.
 
     Answered by `StateWritten` or `WriteFailed`. `hotplug` adds `hotplug-status = connected`.
     """
@@ -254,12 +255,12 @@ class WriteState:
 
 @dataclass(frozen=True, slots=True)
 class PublishNodes:
-    """Write what the worker gave to publish without a change of state (re-attachment)."""
+    """Write the nodes that the worker wants to publish, without a new state (re-attachment)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Drop the device: unwatch, remove from the registry. Its directories are not ours."""
+    """Drop the device: remove its watch and its registry entry. Its directories are not ours."""
 
 
 Action = (
@@ -278,12 +279,12 @@ Action = (
 class IllegalEventError(Exception):
     """The event makes no sense in this situation; the life cycle stays as it was.
 
-    From a worker it means that the worker is broken or taken over: kill it.
+    An illegal event from a worker means that the worker is broken or taken over: kill it.
     """
 
 
 class WrongInitialStateError(IllegalEventError):
-    """A device was found in a state nobody can take it up from (S11)."""
+    """A device was found in a state that we cannot take it up from (S11)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Log lines on stderr, each with the name of the device it is about (S25).
 
-A line is text (`2026-01-31 12:00:00.000 WARNING type/3/51712: ring: …`) or one JSON object. The
-level is one per device and can change at run time. What a guest can trigger at will goes through
-`DeviceLogger.guest`, which is bounded in rate and says how much it left out.
+A line is text (`2026-01-31 12:00:00.000 WARNING type/3/51712: ring: …`) or one JSON object. Each
+device has a level of its own, which can change at run time. Lines that a guest can trigger at will
+go through `DeviceLogger.guest`, which limits their rate and says how many it left out.
 
-Does not decide where stderr goes.
+This module does not decide where stderr goes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from shared.device_id import DeviceId
 from shared.ratelimit import RateLimit
 
 BURST: Final = 10
-"""Guest-triggered lines of one place in the code that pass in a row."""
+"""How many guest-triggered lines from one place in the code pass in a row."""
 PERIOD: Final = 6.0
-"""Seconds until another one passes."""
+"""Seconds until one more passes."""
 
 _LEVELS: Final = logging.getLevelNamesMapping()
 _root = logging.getLogger("xenbackd")
 _devices = _root.getChild("device")
 _set_up: tuple[str, str, TextIO] | None = None
-"""What the last `setup` was asked for, and where lines went then."""
+"""Arguments of the last `setup`, and where lines went then."""
 
 
 class GuestLimit(logging.Filter):
@@ -50,7 +50,7 @@ class GuestLimit(logging.Filter):
         self._limits: dict[tuple[str, int], RateLimit] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is to be written."""
+        """Whether to write the line."""
         if not getattr(record, "guest", False):
             return True
         place = (record.pathname, record.lineno)
@@ -84,7 +84,7 @@ class DeviceLogger(logging.LoggerAdapter[logging.Logger]):
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        """Put the device onto the record."""
+        """Add the device to the record."""
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         return msg, kwargs
 
@@ -94,7 +94,7 @@ class DeviceLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, device, message; a traceback follows on lines of its own."""
+    """Time, level, device, message; a traceback follows on further lines."""
 
     default_msec_format = "%s.%03d"
 
@@ -133,12 +133,12 @@ class JsonFormatter(logging.Formatter):
 def setup(level: str = "info", format: str = "text") -> None:
     """Send the lines of this process to stderr. May be called again; the last call counts.
 
-    `level` bounds what is not about a device; devices have their own.
+    `level` is for lines that are not about a device; each device has its own level.
     """
     global _set_up
     asked = (level, format, sys.stderr)
     if asked == _set_up:
-        return  # by the fork server: doing it again would write to pages that workers share
+        return  # the fork server did it; doing it again would write to pages that workers share
     _set_up = asked
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
@@ -146,6 +146,6 @@ def setup(level: str = "info", format: str = "text") -> None:
     _root.handlers[:] = [handler]
     _root.propagate = False
     for logger, wanted in ((_root, _LEVELS[level.upper()]), (_devices, logging.DEBUG)):
-        # Setting a level writes to every logger there is, in pages that workers share.
+        # Setting a level writes to every logger, in pages that workers share.
         if logger.level != wanted:
             logger.setLevel(wanted)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The messages between supervisor and worker: a closed schema, MessagePack on the wire.
 
-Every message carries the device, the generation of the worker (it rises with every start, so a
-message of a dead predecessor is recognised and dropped) and a sequence number per sender and
-generation (so is a repeated or lost one); after `Adopt` both sides count from 0 again. Nothing here
-is pickled: the supervisor decodes what a worker wrote only by `decode_from_worker`, which bounds
-sizes and refuses unknown fields.
+Every message carries the device, the generation of the worker and a sequence number. The generation
+rises with every start, so a message from a dead predecessor is recognised and dropped. The sequence
+number is per sender and generation, so a repeated or lost message is recognised too; after `Adopt`
+both sides count from 0 again. Nothing here is pickled. The supervisor decodes what a worker wrote
+only with `decode_from_worker`, which limits sizes and refuses unknown fields.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shared.limits import (
 )
 
 Nodes = dict[str, bytes]
-"""Nodes below a device directory: relative path ("ring-ref", "queue-0/ring-ref") to value."""
+"""Nodes below a device directory: for each relative path ("queue-0/ring-ref") the value."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, kw_only=True):
@@ -42,7 +42,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True,
 
 
 class Init(Message, frozen=True):
-    """Ask for the `init` hook (S12): open what the device stands on, answer `Initialised`."""
+    """Ask for the `init` hook (S12): open what the device needs, answer `Initialised`."""
 
     backend: Nodes
 
@@ -50,8 +50,8 @@ class Init(Message, frozen=True):
 class Initialise(Message, frozen=True):
     """Ask for the `initialise` hook (S13): map the ring, bind the channel, answer `Attached`.
 
-    `resume` says that both ends are Connected already and the ring is live: take it up at its
-    published response index instead of index 0.
+    `resume` says that both ends are already Connected and the ring is live: start at its published
+    response index instead of index 0.
     """
 
     backend: Nodes
@@ -75,7 +75,7 @@ class BackendChanged(Message, frozen=True):
 
 
 class FrontendChanged(Message, frozen=True):
-    """A node of the frontend directory changed (S10); the value is not validated by anyone yet."""
+    """A node of the frontend directory changed (S10); nobody has validated the value yet."""
 
     node: str
     untrusted_value: bytes | None
@@ -88,11 +88,11 @@ class SetLogLevel(Message, frozen=True):
 
 
 class Stop(Message, frozen=True):
-    """Disconnect if need be and exit with status 0."""
+    """Disconnect if necessary and exit with status 0."""
 
 
 class Adopt(Message, frozen=True):
-    """A new supervisor takes over: watch that process from now on, answer `Present`."""
+    """A new supervisor takes over: watch its process from now on, answer `Present`."""
 
     supervisor_pid: int
 
@@ -113,7 +113,7 @@ ToWorker = (
 
 
 class Hello(Message, frozen=True):
-    """First message of a worker that came up: its handles are open (S6), `alloc` worked (S7)."""
+    """First message of a worker: its handles are open (S6) and `alloc` worked (S7)."""
 
 
 class Initialised(Message, frozen=True):
@@ -129,7 +129,7 @@ class Attached(Message, frozen=True):
 
 
 class Disconnected(Message, frozen=True):
-    """Answer to `Disconnect`: everything of the guest's has been given back."""
+    """Answer to `Disconnect`: everything of the guest has been given back."""
 
 
 Stage = Literal["alloc", "init", "initialise", "connected", "serve", "disconnect"]
@@ -138,22 +138,22 @@ Stage = Literal["alloc", "init", "initialise", "connected", "serve", "disconnect
 class Failed(Message, frozen=True):
     """Something failed; the worker waits for orders.
 
-    With the stage "alloc" it comes in the place of Hello, and the worker ends.
+    With the stage "alloc" it comes instead of Hello, and the worker ends.
     """
 
     stage: Stage
-    """"alloc" (handler, options, handles, the hook), or the hook; "serve" is the ring loop, or a
-    changed node."""
+    """The hook that failed. "alloc" also stands for finding the type, its options and the handles;
+    "serve" for the ring loop and for changed nodes."""
     blame: Blame
     text: str
 
 
 class Publish(Message, frozen=True):
-    """Ask for nodes of the own backend directory to be written while Connected (resize…)."""
+    """Ask the supervisor to write nodes of the backend directory while Connected (resize…)."""
 
     nodes: Nodes
     rewrite_state: bool = False
-    """Write `state` again with its present value so that the frontend's watch fires."""
+    """Write `state` again with its present value, so that the frontend's watch fires."""
 
 
 class Beat(Message, frozen=True):
@@ -163,31 +163,31 @@ class Beat(Message, frozen=True):
 
 
 class Present(Message, frozen=True):
-    """Answer to `Adopt`: what the worker is doing, whatever it said before and nobody heard."""
+    """Answer to `Adopt`: what the worker is doing, including what it said while nobody listened."""
 
     phase: Literal["idle", "ready", "serving"]
     """"ready": `Init` was done; "serving": the ring runs."""
     greeted: bool
-    """Since the last `Init` there was a `Connected`."""
+    """There was a `Connected` since the last `Init`."""
     nodes: Nodes
     """As in the last `Initialised` or `Attached`."""
     stage: Stage | Literal[""] = ""
     blame: Blame | None = None
     text: str = ""
-    """As in `Failed`, if something failed and the worker waits for its end; "" otherwise."""
+    """As in `Failed` if something failed and the worker waits for its end; otherwise ""."""
 
 
 class Renew(Message, frozen=True):
-    """Answer to `Init` of a worker that ends: only a successor can open what that asks for."""
+    """Answer to `Init` by a worker that then ends: only a successor can do what `Init` asks."""
 
 
 class Jailed(Message, frozen=True):
-    """What confines the worker, as it says: before the first `Initialised`, and after `Present`."""
+    """What confines the worker, as it says; before the first `Initialised`, after `Present`."""
 
     steps: tuple[str, ...]
-    """What was done."""
+    """Steps that were done."""
     left_out: tuple[str, ...]
-    """What this host cannot do, and why."""
+    """Steps that this host cannot do, and why."""
 
 
 FromWorker = (
@@ -206,7 +206,7 @@ FromWorker = (
 COUNTERS_MAX: Final = 64
 _COUNTER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _counters: Final[set[str]] = set()
-"""Names that were looked at already: the same ones come with every beat."""
+"""Names that were checked already: the same ones come with every beat."""
 _COUNTERS_KNOWN: Final = 1024
 TEXT_MAX: Final = 1024
 STEPS_MAX: Final = 64
@@ -217,7 +217,7 @@ _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""The last one for arrays within arrays, which msgspec descends into even to skip them."""
+"""RecursionError is for nested arrays: msgspec descends into them even to skip them."""
 
 
 def encode(message: Message) -> bytes:
@@ -229,7 +229,7 @@ def decode_to_worker(data: bytes) -> ToWorker:
     """Decode a message of the supervisor.
 
     Raises:
-        BackendBug: it does not follow the schema; both ends are ours.
+        BackendBug: the message does not follow the schema; both ends are ours.
     """
     if len(data) > SUPERVISOR_MESSAGE_MAX:
         raise BackendBug(f"message to worker: {len(data)} bytes: more than allowed")
@@ -240,11 +240,11 @@ def decode_to_worker(data: bytes) -> ToWorker:
 
 
 def decode_from_worker(untrusted_data: bytes) -> FromWorker:
-    """Decode and bound a message of a worker, which may have been taken over by its guest.
+    """Decode a message of a worker, which its guest may have taken over, and check its limits.
 
     Raises:
-        BackendBug: it does not follow the schema or breaks a bound. The worker is not to be
-            believed any more.
+        BackendBug: the message does not follow the schema or exceeds a limit. Do not believe the
+            worker any more.
     """
     if len(untrusted_data) > WORKER_MESSAGE_MAX:
         raise BackendBug(f"message of worker: {len(untrusted_data)} bytes: more than allowed")
@@ -257,7 +257,7 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
             raise BackendBug(f"message of worker: {len(message.counters)} counters")
         if not _counters.issuperset(message.counters):
             _check_counters(message.counters)
-        # MessagePack bounds them above: 64 bits.
+        # MessagePack limits them to 64 bits.
         if min(message.counters.values(), default=0) < 0:
             raise BackendBug("message of worker: a counter below 0")
     elif isinstance(message, Initialised | Attached | Publish | Present):

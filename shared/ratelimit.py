@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A token bucket: what guests and workers can cause at will is bounded by it. Pure."""
+"""A token bucket that limits what guests and workers can cause at will. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RateLimit:
         self.suppressed = 0
 
     def allow(self, now: float) -> bool:
-        """Take a token if there is one; counts what is refused in `suppressed`."""
+        """Take a token if there is one; otherwise count the refusal."""
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) / self._period)
         self._at = now
@@ -26,7 +26,7 @@ class RateLimit:
         return True
 
     def give(self) -> None:
-        """One more is allowed than time alone would allow, up to the burst."""
+        """Add a token before its time, up to the burst."""
         self._tokens = min(self._burst, self._tokens + 1)
 
     def take_suppressed(self) -> int:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Shared rings from Python, for device types whose rate does not matter, and for tests.
+"""Shared rings in Python, for device types whose rate does not matter and for tests.
 
 The peer runs at the same time and may be hostile, so:
 
-- indices are read with acquire and written with release, once per use, in native code; the notify
+- native code reads indices with acquire and writes them with release, once per use; the notify
   check has a full barrier between our store and our load;
-- indices are free-running 32-bit numbers; they are compared by distance only;
-- our own indices are private, the words in the ring are only where they are published; a slot is
-  copied out once and only the copy is looked at;
-- a producer further ahead than the ring is long is a fault of the peer.
+- indices are free-running 32-bit numbers and are compared by distance only;
+- our own indices are private; the words in the ring only publish them. A slot is copied out once,
+  and only the copy is looked at;
+- a producer that is further ahead than the ring is long is a fault of the peer.
 
-`SharedWords` is any area with indices in it (console, 9pfs, keyboard rings have layouts of their
-own); `BackRing` and `FrontRing` are the two ends of the common request/response ring
-(xen/include/public/io/ring.h). No I/O; nothing here notifies, it only says when to.
+`SharedWords` is any area with indices in it (console, 9pfs and keyboard rings have layouts of their
+own). `BackRing` and `FrontRing` are the two ends of the common request/response ring
+(xen/include/public/io/ring.h). No I/O: nothing here notifies the peer, it only says when to.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _RSP_EVENT: Final = 12
 
 
 def advance(index: int, by: int = 1) -> int:
-    """An index, moved on; it wraps at 2^32."""
+    """The index moved on by `by`; it wraps at 2^32."""
     return (index + by) & INDEX_MASK
 
 
 def distance(ahead: int, behind: int) -> int:
-    """How far `ahead` is before `behind`, modulo 2^32."""
+    """How far `ahead` is ahead of `behind`, modulo 2^32."""
     return (ahead - behind) & INDEX_MASK
 
 
 class SharedWords:
     """Shared memory of `size` bytes at `address`, which must be a multiple of 4.
 
-    The memory must outlive this object; nothing here can tell whether it is still mapped.
+    The memory must outlive this object, which cannot tell whether it is still mapped.
     """
 
     def __init__(self, address: int, size: int) -> None:
@@ -57,15 +57,15 @@ class SharedWords:
         self.size = size
 
     def load_acquire(self, offset: int) -> int:
-        """A 32-bit word; what it covers is visible afterwards. Untrusted."""
+        """Read a 32-bit word, with acquire. The value is untrusted."""
         return int(lib.word_load_acquire(self._word(offset)))
 
     def store_release(self, offset: int, value: int) -> None:
-        """Write a 32-bit word after everything written before."""
+        """Write a 32-bit word after everything that was written before, with release."""
         lib.word_store_release(self._word(offset), value & INDEX_MASK)
 
     def push(self, producer: int, event: int, old: int, new: int) -> bool:
-        """Publish a producer index; whether the peer's event index asks to be told.
+        """Publish a producer index; return whether the peer's event index asks for a notification.
 
         Args:
             producer, event: offsets of the words.
@@ -75,11 +75,11 @@ class SharedWords:
         return bool(lib.ring_push(self._word(producer), self._word(event), old, new))
 
     def final_check(self, producer: int, event: int, consumer: int) -> int:
-        """Ask for an event at the next entry and look once more: the untrusted producer index."""
+        """Ask for an event at the next entry, then read the untrusted producer index once more."""
         return int(lib.ring_final_check(self._word(producer), self._word(event), consumer))
 
     def read(self, offset: int, length: int) -> bytes:
-        """Copy bytes out, once."""
+        """Copy bytes out once."""
         return bytes(ffi.buffer(self._bytes(offset, length), length))
 
     def write(self, offset: int, data: bytes) -> None:
@@ -98,7 +98,7 @@ class SharedWords:
 
 
 class _Ring:
-    """What both ends have in common: the slots."""
+    """The slots, which both ends have in common."""
 
     def __init__(self, address: int, slot_size: int, pages: int) -> None:
         self.words = SharedWords(address, pages * PAGE_SIZE)
@@ -107,7 +107,7 @@ class _Ring:
         if fit < 1:
             raise BackendBug(f"use ring: slots of {slot_size} bytes: none fits {pages} pages")
         self.slots = 1 << (fit.bit_length() - 1)
-        """The largest power of two that fits; request and response share a slot."""
+        """The largest power of two that fits; a request and its response share a slot."""
 
     def _read_slot(self, index: int) -> bytes:
         return self.words.read(self._offset(index), self.slot_size)
@@ -122,7 +122,7 @@ class _Ring:
 
 
 class BackRing(_Ring):
-    """The backend's end. Starts where the last backend stopped: at the published `rsp_prod`.
+    """The backend's end. It starts where the last backend stopped: at the published `rsp_prod`.
 
     Args:
         address: the ring's first page, mapped writable.
@@ -138,15 +138,15 @@ class BackRing(_Ring):
         self._published = self.rsp_prod
 
     def untrusted_req_prod(self) -> int:
-        """What the frontend says it has produced."""
+        """The producer index that the frontend claims."""
         return self.words.load_acquire(_REQ_PROD)
 
     def waiting(self) -> int:
-        """Requests that can be taken; raises GuestFault if there are more than fit the ring."""
+        """How many requests can be taken; raises GuestFault if more than fit into the ring."""
         return self._check(self.untrusted_req_prod())
 
     def take_request(self) -> bytes:
-        """Copy the next request out; only after `waiting` said that there is one."""
+        """Copy the next request out. Call it only after `waiting` said that there is one."""
         untrusted_request = self._read_slot(self.req_cons)
         self.req_cons = advance(self.req_cons)
         return untrusted_request
@@ -165,7 +165,7 @@ class BackRing(_Ring):
         return notify
 
     def final_check(self) -> int:
-        """`waiting`, having asked for an event at the next request; 0: it is safe to sleep."""
+        """Ask for an event at the next request, then return `waiting`; 0: it is safe to sleep."""
         return self._check(self.words.final_check(_REQ_PROD, _REQ_EVENT, self.req_cons))
 
     def _check(self, untrusted_req_prod: int) -> int:
@@ -184,7 +184,7 @@ class BackRing(_Ring):
 
 
 class FrontRing(_Ring):
-    """The frontend's end, for guests in Python. Clears the header: the ring is made here."""
+    """The frontend's end, for guests in Python. It makes the ring, so it clears the header."""
 
     def __init__(self, address: int, slot_size: int, pages: int = 1) -> None:
         super().__init__(address, slot_size, pages)
@@ -197,7 +197,7 @@ class FrontRing(_Ring):
 
     @property
     def free(self) -> int:
-        """Slots free for requests."""
+        """How many slots are free for requests."""
         return self.slots - distance(self.req_prod, self.rsp_cons)
 
     def put_request(self, request: bytes) -> None:
@@ -214,17 +214,17 @@ class FrontRing(_Ring):
         return notify
 
     def waiting(self) -> int:
-        """Responses that can be taken; raises BackendBug if more than were asked for."""
+        """How many responses can be taken; raises BackendBug if there are more than requests."""
         return self._check(self.words.load_acquire(_RSP_PROD))
 
     def take_response(self) -> bytes:
-        """Copy the next response out; only after `waiting` said that there is one."""
+        """Copy the next response out. Call it only after `waiting` said that there is one."""
         response = self._read_slot(self.rsp_cons)
         self.rsp_cons = advance(self.rsp_cons)
         return response
 
     def final_check(self) -> int:
-        """`waiting`, having asked for an event at the next response; 0: it is safe to sleep."""
+        """Ask for an event at the next response, then return `waiting`; 0: it is safe to sleep."""
         return self._check(self.words.final_check(_RSP_PROD, _RSP_EVENT, self.rsp_cons))
 
     def _check(self, untrusted_rsp_prod: int) -> int:

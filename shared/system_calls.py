@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""System calls a worker may make, as data: rows that a jail turns into a filter (worker/jail).
+"""System calls that a worker may make, as data that the jail turns into a filter (worker/jail).
 
-A list is made of groups with one reason each. A call is allowed if one of its rows holds; what is
-on no row ends the worker. Give an errno only where honest code, ours or a library's, asks and goes
-on without an answer.
+A list consists of groups, each with a reason. A call is allowed if one of its rows holds. A call on
+no row ends the worker. Use an errno only where honest code, ours or a library's, makes the call and
+can do without its result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from shared.errors import BackendBug
 
 INT: Final = 0xFFFFFFFF
-"""Mask of an argument that the kernel takes as `int` or `unsigned int`: it ignores the rest."""
+"""Mask of an argument that the kernel takes as `int` or `unsigned int`, ignoring the high bits."""
 LONG: Final = 0xFFFFFFFF_FFFFFFFF
 
 ARGUMENT_COUNT: Final = 6
@@ -22,7 +22,7 @@ ARGUMENT_COUNT: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """Holds if the bits of argument `index` (from 0) that `mask` names are one of `values`."""
+    """Holds if the bits under `mask` of argument `index` (from 0) are one of `values`."""
 
     index: int
     values: tuple[int, ...]
@@ -36,19 +36,19 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call; several of the same name add up."""
+    """One way to make a call; several rows of the same name add up."""
 
     name: str
     when: tuple[Argument, ...] = ()
     note: str = ""
-    """`when`, for people."""
+    """`when` in words."""
     error: int = 0
-    """Answer with this errno instead; looked at after all that is allowed."""
+    """Answer with this errno instead; rows that allow the call take precedence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Calls with one reason."""
+    """Calls that have the same reason."""
 
     why: str
     calls: tuple[Call, ...]
@@ -60,7 +60,7 @@ def plain(names: str) -> tuple[Call, ...]:
 
 
 def ioctls(**numbers: int) -> tuple[Call, ...]:
-    """ioctl with these request numbers, by name."""
+    """ioctl with these request numbers, given by name."""
     return tuple(
         Call("ioctl", (Argument(1, (number,), INT),), name) for name, number in numbers.items()
     )

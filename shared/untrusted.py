@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Numbers out of what a guest wrote into xenstore, and texts of guests and workers made harmless.
+"""Parses numbers that a guest wrote, and makes texts of guests and workers harmless.
 
-Strict on purpose: `int()` also takes spaces, signs, underscores and the digits of all scripts, and
-whatever one end reads more generously than the other is a way to confuse them.
+Strict on purpose: `int()` also accepts spaces, signs, underscores and the digits of all scripts. If
+one end reads a number more generously than the other, a guest can confuse them.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from shared.errors import GuestFault
 
 _DECIMAL: Final = re.compile(rb"-?[0-9]{1,20}")
 SHOWN: Final = 32
-"""Bytes of a bad value that are quoted in a message."""
+"""Bytes of a bad value that a message quotes."""
 
 
 def parse_int(untrusted: bytes | None, what: str, lo: int, hi: int) -> int:
     """Read a decimal number between `lo` and `hi`, both included.
 
-    `what` names the node in the message, for instance "frontend node: ring-ref"; None as a value
-    stands for a node that is not there.
+    `what` names the node in the message, for instance "frontend node: ring-ref". The value None
+    stands for a node that does not exist.
 
     Raises:
-        GuestFault: missing, no plain decimal number, or out of range; the message begins with
-            `what`.
+        GuestFault: the node is missing, not a plain decimal number, or out of range; the message
+            begins with `what`.
     """
     if untrusted is None:
         raise GuestFault(f"{what}: missing")
@@ -44,10 +44,10 @@ def quote(untrusted: bytes) -> str:
 
 
 def neutral(untrusted_text: str) -> str:
-    """Escape whatever a terminal would act on.
+    """Escape everything that a terminal would act on.
 
-    Error texts and nodes may hold bytes of a guest's choice: escape sequences that rewrite the
-    screen, newlines that forge a line, characters that turn the direction of writing. Everything
+    Error texts and nodes may hold bytes that a guest chose: escape sequences that rewrite the
+    screen, newlines that forge a line, characters that reverse the direction of writing. Everything
     that is not printable becomes `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`; the result is one line.
     """
     if untrusted_text.isprintable():

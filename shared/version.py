@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The version of this installation: the distribution's, or the checkout's if it is none."""
+"""The version: of the installed distribution or, if it is not installed, of the checkout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def version() -> str:
-    """Version as `0.1.0`; "unknown" if neither metadata nor pyproject.toml is there."""
+    """The version as `0.1.0`; "unknown" without both metadata and pyproject.toml."""
     try:
         return metadata.version("xenbackd")
     except metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a worker is told at its birth, by the supervisor through the fork server.
+"""What the supervisor tells a worker at its start, through the fork server.
 
-The only thing that crosses that way as a Python object is one `bytes`: this structure encoded.
+Only one Python object takes this way: `bytes` with the encoded structure.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ HypervisorKind = Literal["xen", "embedded"]
 
 
 class JailSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What confines a worker (worker/jail); what a worker without root cannot do is left out."""
+    """What confines a worker (worker/jail). Without root, steps that need it are left out."""
 
     mode: Literal["enforce", "log"]
     uid: int
-    """User and group of the worker's own; 0: the supervisor is not root, so it stays as it is."""
+    """User and group of the worker alone; 0: the supervisor is not root, so the user stays."""
     keep: str
     """Directory of the supervisor's worker socket: all that is left of the file system."""
     open_files: int
     pids: int
     memory: int = 256
-    """MiB; also bounded where there is no control group, only more loosely."""
+    """MiB. Without a control group the limit still holds, but more loosely."""
     cgroup: str = ""
-    """Directory of its control group (v2), made by the supervisor; "" without."""
+    """Directory of its control group (v2), which the supervisor has made; "": it has none."""
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything a worker knows that no message tells it."""
+    """Everything that a worker knows without being told by a message."""
 
     device: DeviceId
     generation: int
     backend_domid: int
-    """Domain the worker runs in, 0 for dom0."""
+    """The domain that the worker runs in; 0: dom0."""
     handler: str
     """Name of the device type."""
     manifest: str = ""
@@ -50,16 +50,16 @@ class WorkerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Directory of the embedded hypervisor; "" with real Xen."""
     supervisor_pid: int
     journal: str = ""
-    """Path of the device's journal, which is also the lock of its worker; "" without."""
+    """Path of the device's journal, which is also the lock of its worker; "": it has none."""
     jail: JailSpec | None = None
     log_level: str = "info"
     log_format: str = "text"
     beat: float = 1.0
     """Seconds between two beats."""
     drain: float = 10.0
-    """Seconds it has for its orderly end before it is killed."""
+    """Seconds for its orderly stop; after that it is killed."""
     orphan_grace: float = 0.0
-    """Seconds the worker serves on without a supervisor; 0: it ends at once, in order."""
+    """Seconds that the worker serves on without a supervisor; 0: it stops at once, in order."""
 
     def encode(self) -> bytes:
         """Encode for the fork server."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The xenbus states and how they stand in xenstore.
+"""The xenbus states and their form in xenstore.
 
-Source: xen/include/public/io/xenbus.h (enum xenbus_state). A node holds the number as decimal
-text. A frontend can write anything there, so reading never raises: an absent node is `UNKNOWN`,
-whatever else is not a state of the table is `INVALID`.
+Source: xen/include/public/io/xenbus.h (enum xenbus_state). A node holds the number as decimal text.
+A frontend can write anything there, so reading never raises: an absent node is `UNKNOWN`, and
+anything that is not a state of the table is `INVALID`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import enum
 
 
 class XenbusState(enum.IntEnum):
-    """State of one end of a device. `INVALID` never goes onto the wire."""
+    """The state of one end of a device. `INVALID` is never written to xenstore."""
 
     INVALID = -1
     UNKNOWN = 0
@@ -30,16 +30,16 @@ class XenbusState(enum.IntEnum):
 
     @classmethod
     def from_wire(cls, untrusted_value: bytes | None) -> XenbusState:
-        """Read a `state` node's content; None stands for a node that is not there."""
+        """Read the content of a `state` node; None stands for a node that does not exist."""
         if untrusted_value is None:
             return cls.UNKNOWN
-        # Exactly one ASCII digit: int() would also take b" 4", b"+4", b"0_4" and more.
+        # Exactly one ASCII digit: int() would also accept b" 4", b"+4", b"0_4" and more.
         if len(untrusted_value) == 1 and untrusted_value in b"012345678":
             return cls(int(untrusted_value))
         return cls.INVALID
 
     def to_wire(self) -> bytes:
-        """The node's content for this state."""
+        """The content of a `state` node for this state."""
         if self is XenbusState.INVALID:
             raise ValueError("INVALID is no state that can be written")
         return b"%d" % int(self)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""One process per device: entry point, ring loop, device types, native data plane."""
+"""The worker, one process for each device: entry point, session, jail, device types."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The worker's end of the bus: one DEALER socket to the supervisor.
 
-The descriptor of a ZeroMQ socket is edge-triggered, so whoever sleeps on it must have read until
-`receive` says None, and again after every send: both can eat the edge. The routing id is left to
-ZeroMQ; a name we chose would be a name someone else could choose.
+The descriptor of a ZeroMQ socket is edge-triggered, and both receiving and sending can consume the
+edge. So before it sleeps on the descriptor, a caller must call `receive` until it returns None, and
+again after every send. ZeroMQ chooses the routing id: another process could choose any name that we
+could.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from shared.messages import Message, ToWorker, decode_to_worker, encode
 from shared.worker_spec import WorkerSpec
 
 SEND_TIMEOUT = 5.0
-"""Seconds a message may wait for the supervisor to take it (also for the connection)."""
+"""Seconds that a message may wait for the supervisor to take it, or for the connection."""
 FLUSH_TIMEOUT = 1.0
-"""Seconds the last messages get to leave when the socket is closed."""
+"""Seconds for the last messages to leave when the socket is closed."""
 
 
 class Bus:
@@ -30,7 +31,7 @@ class Bus:
         self._spec = spec
         self._seq = 0
         self._context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, 1)  # its tables are made for 1023 otherwise
+        self._context.set(zmq.MAX_SOCKETS, 1)  # otherwise it allocates tables for 1023
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in {
             zmq.LINGER: 0,
@@ -49,10 +50,10 @@ class Bus:
         self.fileno = int(self._socket.getsockopt(zmq.FD))
 
     def receive(self) -> ToWorker | None:
-        """The next message, None if there is none at the moment.
+        """The next message; None if there is none at the moment.
 
         Raises:
-            BackendBug: it is not for this worker or breaks the schema.
+            BackendBug: the message is not for this worker or does not follow the schema.
         """
         try:
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -73,11 +74,11 @@ class Bus:
             raise HostError(f"bus: {self._spec.device}: the supervisor takes no messages")
 
     def offer(self, kind: type[Message], **fields: Any) -> bool:
-        """Send a message if it can be sent now; whether it was."""
+        """Send a message if it can be sent now; return whether it was sent."""
         return self._send(kind, fields, zmq.NOBLOCK)
 
     def count_anew(self) -> None:
-        """Number the next message 0: another supervisor listens."""
+        """Number the next message 0, because another supervisor listens now."""
         self._seq = 0
 
     def close(self) -> None:
@@ -94,6 +95,6 @@ class Bus:
             self._socket.send(encode(message), flags)
         except zmq.Again:
             return False
-        # Only what was taken has a number, so a gap means a lost message.
+        # Only sent messages get a number, so a gap means a lost message.
         self._seq += 1
         return True

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A worker that dies of itself marks that it did, where its successor looks.
+"""Crash marks: a worker that crashes marks that, and its successor finds the mark.
 
-SIGKILL cannot be marked; a crash can, by the handler of its signal, which writes one word into a
-file that outlives the process. Which word, the device type's C says (worker/plane/crash.h). The
-handler is in the framework's own native module, so that there is one in a process.
+SIGKILL leaves no mark. On a crash, the handler of the signal writes one word into a file that
+outlives the process. The C code of the device type says which word (worker/plane/crash.h). The
+handler is in the worker's own native module, so a process has only one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from worker.native._process import ffi, lib
 
 
 def watch() -> int:
-    """Mark crashes from now on. The address of the `struct plane_crash`, the same each time.
+    """Mark crashes from now on; return the address of the `struct plane_crash`, always the same.
 
-    To be called after the handlers that write stacks are there (`worker.trace`): what is installed
-    last runs first.
+    Call it after the handlers that write stacks were installed (`worker.trace`): the handler that
+    is installed last runs first.
     """
     return int(ffi.cast("uintptr_t", lib.crash_watch()))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The device's journal file: what a worker leaves to its successor, and the lock between them.
+"""The device's journal file, which a worker leaves to its successor; it is also their lock.
 
-Who holds the lock (flock, so that it ends with its holder however that ends) is the device's
-worker; a second one ends before it has touched anything. The supervisor removes the file when the
-device is gone, under the same lock, so a file that was locked may be no longer the one by that
-name: then the next is tried.
+The process that holds the lock is the device's worker; a second worker ends before it has touched
+anything. The lock is a flock, so it ends with its holder, even a killed one. The supervisor removes
+the file under the same lock when the device is gone. So a file that we have just locked may no
+longer be the one of that name; then we try again.
 
-Does not read or write it: what stands in it is the device type's.
+This module does not read or write the file: its content belongs to the device type.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from shared.errors import HostError
 
 
 def open_journal(path: str, device: DeviceId) -> int:
-    """Open and lock the file, made if it is not there; the descriptor is to live as long as we do.
+    """Open and lock the file; create it if necessary. Keep the descriptor until the process ends.
 
     Raises:
-        HostError: another worker has it, or it cannot be opened.
+        HostError: another worker has the lock, or the file cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:

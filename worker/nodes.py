@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Reading the snapshots of a device's two directories (S1, S2).
+"""Reads nodes from the snapshots of a device's two directories (S1, S2).
 
-Same questions, different blame: what stands in the frontend's directory was written by a guest,
-what stands in the backend's by the operator's tools.
+The questions are the same but the blame differs: the guest writes the frontend's directory, the
+operator's tools write the backend's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from shared.untrusted import parse_int, quote
 
 
 class FrontendNodes:
-    """The frontend's directory; nothing in it is trusted. Errors are `GuestFault`."""
+    """The frontend's directory, in which nothing is trusted. Errors are `GuestFault`."""
 
     def __init__(self, untrusted_nodes: Nodes) -> None:
         self._untrusted = untrusted_nodes
@@ -22,7 +22,7 @@ class FrontendNodes:
         return node in self._untrusted
 
     def integer(self, node: str, lo: int, hi: int, default: int | None = None) -> int:
-        """A decimal number; `default` stands in only for a node that is not there."""
+        """A decimal number; `default` is only for a node that does not exist."""
         if default is not None and node not in self._untrusted:
             return default
         return parse_int(self._untrusted.get(node), f"frontend node: {node}", lo, hi)
@@ -32,7 +32,7 @@ class FrontendNodes:
         return self.integer(node, 0, 1, default=0) == 1
 
     def choice(self, node: str, allowed: tuple[str, ...], default: str) -> str:
-        """One of the allowed words; `default` if the node is not there."""
+        """One of the allowed words; `default` if the node does not exist."""
         untrusted = self._untrusted.get(node)
         if untrusted is None:
             return default
@@ -51,7 +51,7 @@ class BackendNodes:
         self._nodes = nodes
 
     def text(self, node: str) -> str:
-        """A node's content, which must be there and be UTF-8."""
+        """The text of a node, which must exist and be UTF-8."""
         if node not in self._nodes:
             raise ConfigError(f"backend node: {node}: missing")
         try:
@@ -60,7 +60,7 @@ class BackendNodes:
             raise ConfigError(f"backend node: {node}: not UTF-8") from error
 
     def choice(self, node: str, allowed: tuple[str, ...], default: str | None = None) -> str:
-        """One of the allowed words; without a default the node must be there."""
+        """One of the allowed words; without a default the node must exist."""
         if default is not None and node not in self._nodes:
             return default
         text = self.text(node)

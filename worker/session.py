@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The life of a worker between Hello and its end: orders in, hooks called, answers out.
+"""The life of a worker between Hello and its end: takes orders, calls hooks, sends answers.
 
 Invariants:
-- one hook at a time, in the thread that also serves the ring;
-- a hook that fails is answered by `Failed`, once; the worker then waits for orders. When serving
-  failed, the guest's ring has been given back before that is said;
-- only the kernel's word counts for a supervisor's death, never a silent socket. Without one the
+- one hook runs at a time, in the thread that also serves the ring;
+- a hook that fails is answered by `Failed`, once; the worker then waits for orders. If serving
+  failed, the guest's ring is given back before that is said;
+- only the kernel says that the supervisor is dead, never a silent socket. Without a supervisor the
   worker serves on for `orphan_grace` seconds, then finishes what is in flight and ends;
-- nothing a guest wrote is looked at before the jail is closed (worker.jail), which is done at the
-  end of the first `Init`; a jailed worker that would have to open something else says `Renew` and
-  ends for a successor;
-- an answer nobody heard is not lost: what the worker is doing is kept and told to the supervisor
-  that adopts it (`Present`). So no answer has to arrive, and none holds up the ring for long.
+- the worker looks at nothing that a guest wrote before the jail is closed (worker.jail). That
+  happens at the end of the first `Init`. A jailed worker that would have to open something else
+  says `Renew` and ends, so that a successor can do it;
+- an answer that nobody heard is not lost: the worker remembers what it is doing and tells the
+  supervisor that adopts it (`Present`). So no answer has to arrive, and none holds up the ring for
+  long.
 
-The socket reconnects by itself to whoever binds its path next, and the next beat introduces the
-worker there; beats that find nobody are tried again soon.
+The socket reconnects by itself to the next process that binds its path, and the next beat
+introduces the worker there. Beats that reach nobody are tried again soon.
 
-Does not open anything and knows no device type.
+This module opens nothing and knows no device type.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ from worker.device import Device, RenewalError
 from worker.jail.jail import Jail
 
 UNASKED_DRAIN: Final = 10.0
-"""Seconds to let go of a ring that cannot be served: nobody asked, so beats are still due."""
+"""Seconds to let go of a ring that cannot be served; beats are still due, as nobody asked."""
 
 BEAT_RETRY: Final = 0.1
-"""Seconds until a beat that nobody took is offered again: a guest waits where a supervisor that
-has just adopted this worker has orders for it."""
+"""Seconds until a beat that nobody took is offered again. Not long, because a guest may wait for
+orders that a new supervisor has for this worker."""
 
 
 class Session:
@@ -89,7 +90,7 @@ class Session:
         self._greeted = False
         self._nodes: Nodes = {}
         self._failure: tuple[str, Blame | None, str] = ("", None, "")
-        """As the fields of `Failed`; the text is empty while all is well."""
+        """The fields of `Failed`; the text is empty while all is well."""
         self._published: Nodes = {}
 
     @property
@@ -97,16 +98,16 @@ class Session:
         return self._phase == "serving"
 
     def run(self) -> None:
-        """Obey until `Stop` comes, or the supervisor is gone and no other one takes over."""
+        """Obey until `Stop` comes, or until the supervisor is gone and no other takes over."""
         self._supervisor = watch_process(self._spec.supervisor_pid)
         if self._supervisor is None:
-            # Nobody has heard of this process yet, so nobody will look for it.
+            # Nobody knows of this process yet, so nobody will look for it.
             self._log.warning("supervisor: process %d: gone already", self._spec.supervisor_pid)
             return
         try:
             while not self._stopping:
                 self._beat_if_due()
-                # After the beat: sending eats the edge of the socket's descriptor.
+                # After the beat: sending consumes the edge of the socket's descriptor.
                 self._obey_all()
                 if not self._stopping:
                     watched = [] if self._supervisor is None else [self._supervisor]
@@ -121,12 +122,12 @@ class Session:
                 self._device.disconnect()
 
     def publish(self, nodes: Nodes, rewrite_state: bool) -> None:
-        """Have nodes of the own backend directory written; kept for a supervisor to come."""
+        """Have nodes of the backend directory written; keep them for a later supervisor."""
         self._published |= nodes
         self._say(Publish, nodes=nodes, rewrite_state=rewrite_state)
 
     def _abandoned(self) -> bool:
-        """Whether there is no supervisor, and has been none for too long."""
+        """Whether there has been no supervisor for too long."""
         if self._supervisor is not None and readable(self._supervisor):
             self._watch(None)
             grace = self._spec.orphan_grace
@@ -155,7 +156,7 @@ class Session:
     def _beat_if_due(self) -> None:
         now = time.monotonic()
         if now >= self._next_beat:
-            # A lost beat is followed by another; waiting for it would hold up the ring.
+            # Another beat follows a lost one; waiting for this one would hold up the ring.
             taken = self._bus.offer(Beat, counters=self._device.counters())
             self._next_beat = now + (self._spec.beat if taken else min(BEAT_RETRY, self._spec.beat))
 
@@ -196,7 +197,7 @@ class Session:
 
     @property
     def _confined(self) -> bool:
-        """Whether something that a guest wrote may be looked at."""
+        """Whether the worker may look at what a guest wrote."""
         return self._jail is None or self._jail.entered
 
     def _init(self, message: Init) -> None:
@@ -214,7 +215,7 @@ class Session:
         self._say(Initialised, nodes=self._nodes)
 
     def _end_start(self) -> None:
-        """All that is ever opened is open, and from now on a guest may wait for this process."""
+        """Everything is open now, and from now on a guest may wait for this process."""
         self._starting = False
         if trouble := scheduling.shorten_slice():
             self._log.debug("scheduler: %s; the usual slice stays", trouble)
@@ -227,7 +228,7 @@ class Session:
         try:
             jail.enter()
         except BlamedError as error:
-            # Half a jail is none: nothing goes on in this process.
+            # Half a jail is no jail: this process must not go on.
             self._failed("alloc", error)
             sys.exit(error.exit_code)
         self._device.jailed = True
@@ -257,7 +258,7 @@ class Session:
         self._device.disconnect()
 
     def _adopted(self, supervisor_pid: int) -> None:
-        """A new supervisor speaks; if it died since, this worker is as alone as before."""
+        """A new supervisor speaks; if it has died since, this worker still has none."""
         supervisor = watch_process(supervisor_pid)
         if supervisor is None:
             return
@@ -287,25 +288,25 @@ class Session:
             self._log.log(error.log_level, "disconnect after a fault: %s", error)
 
     def _failed(self, stage: str, error: BlamedError) -> None:
-        # The supervisor logs what it is told, and bounds what a guest can cause of it.
+        # The supervisor logs it too, and limits what a guest can cause.
         level = logging.DEBUG if error.blame is Blame.GUEST else error.log_level
         self._log.guest(level, "%s: %s", stage, error)
         self._failure = stage, error.blame, str(error)[:TEXT_MAX]
         self._say(Failed, stage=stage, blame=error.blame, text=str(error)[:TEXT_MAX])
 
     def _say(self, kind: type[Message], **fields: Any) -> None:
-        """Send what `Present` would tell as well."""
+        """Send an answer that `Present` would repeat."""
         if self._supervisor is None:
             return
         try:
             self._bus.send(kind, **fields)
         except HostError as error:
-            # It lives and does not listen: stopped, or being replaced by a new image.
+            # The supervisor lives but does not listen: it is stopped, or replaces itself.
             self._log.warning("%s: %s", kind.__name__, error)
 
 
 def watch_process(pid: int) -> int | None:
-    """A descriptor that is readable once the process is dead; None if it is dead already."""
+    """A descriptor that is readable once the process is dead; None if it is already dead."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:

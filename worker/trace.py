@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""A dying worker says where it stands: the Python stack, then the native one, on stderr.
+"""Makes a dying worker print where it is: the Python stack, then the native one, on stderr.
 
-For SIGABRT, by which the supervisor ends a worker that hangs, and for the signals of a crash. The
-handlers are installed once in the fork server; workers inherit them with its memory. The lines are
-as the C library and Python write them, in any format of the log; the pid stands in the supervisor's
-line about the end.
+This is for SIGABRT, by which the supervisor ends a worker that hangs, and for the signals of a
+crash. The handlers are installed once in the fork server; workers inherit them with its memory. The
+C library and Python write the lines, whatever the format of the log is; the supervisor's line about
+the end has the pid.
 
-Only the ring thread is traced natively: it is the one whose beats are missed, and the kernel hands
-a process's signal to the main thread first.
+The native trace shows only the ring thread. Its beats are the ones that are missed, and the kernel
+delivers a signal for the process to the main thread first.
 
-What no code catches (an exception in a destructor, at the end of a thread) becomes a line of the
-log: Python itself would open the source file to show it, which ends a jailed worker.
+An exception that no code catches (in a destructor, at the end of a thread) becomes a line of the
+log: Python itself would open the source file to show it, and a jailed worker is killed for that.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _log: Final = logging.getLogger("xenbackd.trace")
 
 
 def install() -> None:
-    """Install all of them.
+    """Install the handlers, and the hooks for exceptions that no code catches.
 
     Raises:
         HostError: the kernel refuses a handler.
     """
-    # The native one first: faulthandler puts back what it found and raises the signal again.
+    # The native handler first: faulthandler restores what it found and raises the signal again.
     error = lib.trace_install()
     if error:
         raise HostError(f"signal handlers: this process: {os.strerror(-error)}")
@@ -46,7 +46,7 @@ def install() -> None:
 
 
 def log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Log what `sys.unraisablehook` is called with."""
+    """Log the exception that `sys.unraisablehook` is called with."""
     _log.error(
         "%s %r: an error nobody can catch",
         unraisable.err_msg or "exception ignored in",

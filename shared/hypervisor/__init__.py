@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The hypervisor interface a worker sees, and its implementations."""
+"""The hypervisor interface of a worker, and its implementation over real Xen."""

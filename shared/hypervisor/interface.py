@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What a worker needs of a hypervisor, in the terms of libxenevtchn and libxengnttab.
+"""The hypervisor interface of a worker, in the terms of libxenevtchn and libxengnttab.
 
-Two implementations stand behind it: the embedded hypervisor and real Xen. A worker cannot tell
-which one it has. The data planes in C reach the same handles through `struct hv_ops`
-(shared/native/hv_ops.h); `Handles.native_ops` is its address.
+It has two implementations: the embedded hypervisor and real Xen. A worker cannot tell which one it
+has. The data planes in C reach the same handles through `struct hv_ops` (shared/native/hv_ops.h);
+`Handles.native_ops` is its address.
 
-All calls are for one process and one thread; handles must be opened after the fork (the kernel
-ties mappings and ports to the process that opened the device).
+All calls are for one process and one thread. Handles must be opened after the fork, because the
+kernel ties mappings and ports to the process that opened the device.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ PORT_MAX: Final = 0x7FFFFFFF
 
 
 class EventChannels(Protocol):
-    """One event-channel handle (as one open /dev/xen/evtchn): its ports, its descriptor."""
+    """One event-channel handle, like one open /dev/xen/evtchn: its ports and its descriptor."""
 
     def fileno(self) -> int:
-        """Readable while a port is pending and not masked."""
+        """Descriptor that is readable while a port is pending and not masked."""
 
     def bind_interdomain(self, domid: int, remote_port: int) -> Port:
-        """Bind a local port to a port the domain left unbound for us; it starts pending.
+        """Bind a local port to a port that the domain left unbound for us; it starts pending.
 
         Raises:
-            GuestFault: there is no such port, or it is not for this domain.
+            GuestFault: the port does not exist, or it is not for this domain.
             HostError: the handle is broken.
         """
 
     def unbind(self, port: Port) -> None:
-        """Close the local port; the peer's end becomes unbound and may be bound anew."""
+        """Close the local port; the peer's end becomes unbound and may be bound again."""
 
     def notify(self, port: Port) -> None:
-        """Send an event to the peer; lost without trace if the peer's end is not bound."""
+        """Send an event to the peer; it is lost if the peer's end is not bound."""
 
     def pending(self) -> Port | None:
         """Take one pending port, which is then masked until `unmask`; None if there is none."""
@@ -54,14 +54,14 @@ class EventChannels(Protocol):
         """Let the port signal again; events that came while it was masked signal at once."""
 
     def restrict(self, domid: int) -> None:
-        """Give up for ever binding to any domain but this one."""
+        """Allow no domain but this one from now on, for ever."""
 
     def close(self) -> None:
         """Close all ports and the handle. Idempotent."""
 
 
 class Mapping(Protocol):
-    """Granted pages mapped in one contiguous area."""
+    """Granted pages, mapped in one contiguous area."""
 
     @property
     def address(self) -> int:
@@ -69,20 +69,20 @@ class Mapping(Protocol):
 
     @property
     def buffer(self) -> memoryview:
-        """The area as bytes; guest memory, so every byte may change at any time."""
+        """The area as bytes. It is guest memory: every byte may change at any time."""
 
     def unmap(self) -> None:
         """Give the pages back. Idempotent; `buffer` must not be used afterwards."""
 
 
 class GrantTable(Protocol):
-    """One grant-table handle (as one open /dev/xen/gntdev)."""
+    """One grant-table handle, like one open /dev/xen/gntdev."""
 
     def map(self, domid: int, refs: Sequence[int], *, writable: bool) -> Mapping:
         """Map all the pages, or none.
 
         Raises:
-            GuestFault: a reference is not granted to this domain in that way; names it.
+            GuestFault: a reference is not granted to this domain in that way; the text names it.
             HostError: out of grants or memory.
         """
 
@@ -93,7 +93,7 @@ class GrantTable(Protocol):
         """Copy bytes into one granted page; raises GuestFault."""
 
     def set_max_grants(self, count: int) -> None:
-        """Bound the pages this handle may have mapped; must precede the first map."""
+        """Limit the pages that this handle may map at once; call it before the first map."""
 
     def close(self) -> None:
         """Unmap everything and close. Idempotent."""
@@ -107,14 +107,14 @@ class Handles(Protocol):
 
     @property
     def native_ops(self) -> int:
-        """Address of a `struct hv_ops` over these handles; valid until `close`."""
+        """Address of a `struct hv_ops` over these handles, valid until `close`."""
 
     def close(self) -> None:
         """Close grant table and event channels. Idempotent."""
 
 
 class Hypervisor(Protocol):
-    """Where handles come from."""
+    """The source of handles."""
 
     name: str
     """"xen" or "embedded"."""
@@ -123,5 +123,5 @@ class Hypervisor(Protocol):
         """Open an event-channel handle and, if asked for, a grant-table handle; both or none.
 
         Raises:
-            HostError: a handle cannot be opened; says which and why.
+            HostError: a handle cannot be opened; the text says which and why.
         """

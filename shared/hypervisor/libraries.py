@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The libraries of Xen that are opened at run time, and where they come from.
 
-At run time, so that nothing of Xen is needed to build or install us. Xen has kept both ABIs since
-it split the libraries off (Xen 4.7), so there is one name of each so far.
+They are opened at run time so that building and installing us needs nothing of Xen. Xen has kept
+both ABIs since it split the libraries off (Xen 4.7), so each has had only one name so far.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Library(NamedTuple):
     sonames: tuple[str, ...]
     """Tried in order."""
     package: str
-    """The Debian package that has it."""
+    """The Debian package of the library."""
 
 
 EVTCHN: Final = Library("libxenevtchn", ("libxenevtchn.so.1",), "libxenevtchn1")

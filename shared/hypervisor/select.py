@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The hypervisor a worker was told to use, behind the interface.
+"""Opens the hypervisor that a worker was told to use.
 
-The embedded one lives in a package above this one, so it is found by its name when it is wanted.
+The embedded hypervisor is a package above this one, so it is imported by name when it is needed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ EMBEDDED: Final = "embedded.handles"
 
 
 def open_hypervisor(kind: HypervisorKind, embedded_dir: str, domid: int = 0) -> Hypervisor:
-    """The hypervisor of that kind; the embedded one seen from domain `domid`.
+    """The hypervisor of that kind; the embedded one as domain `domid` sees it.
 
     Raises:
-        HostError: Xen is asked for on a host that has none, or the embedded one is not installed.
+        HostError: this host has no Xen, or the embedded hypervisor is not installed.
     """
     if kind == "embedded":
         try:
@@ -39,17 +39,17 @@ def open_hypervisor(kind: HypervisorKind, embedded_dir: str, domid: int = 0) -> 
             f"open hypervisor: xen: {EVTCHN_DEVICE} is not on this host (modprobe xen-evtchn);"
             ' without Xen set "hypervisor: embedded"'
         )
-    # Here, so that a worker on the embedded hypervisor does without Xen's native module.
+    # Imported here, so that a worker on the embedded hypervisor does not need Xen's native module.
     from shared.hypervisor.xen import XenHypervisor
 
     return XenHypervisor()
 
 
 def warm_up(device: Path = EVTCHN_DEVICE) -> None:
-    """Import and open what workers use of the hypervisors; opens no device, starts nothing.
+    """Import and open what workers use of the hypervisors; open no device, start nothing.
 
-    For the fork server: while a worker starts, a guest waits for its device, and a jailed worker
-    can import nothing. What is missing here is missing in the worker too, which says so.
+    For the fork server: a guest waits for its device while a worker starts, and a jailed worker
+    cannot import anything. If something is missing here, the worker lacks it too and reports it.
     """
     with contextlib.suppress(ImportError):
         importlib.import_module(EMBEDDED)

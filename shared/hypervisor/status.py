@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What Xen says about one grant operation."""
+"""The outcomes of one grant operation, as Xen reports them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import enum
 
 
 class GrantStatus(enum.IntEnum):
-    """Outcome of one grant operation (xen/include/public/grant_table.h, GNTST_*)."""
+    """The outcome of one grant operation (xen/include/public/grant_table.h, GNTST_*)."""
 
     OKAY = 0
     GENERAL_ERROR = -1
@@ -29,7 +29,7 @@ class GrantStatus(enum.IntEnum):
 
 
 def describe(status: int) -> str:
-    """The status in words, also one that this release does not know."""
+    """The status in words, even if this release does not know it."""
     try:
         return str(GrantStatus(status))
     except ValueError:

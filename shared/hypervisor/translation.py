@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""From the hypervisor interface to functions in C over a handle, and from errno to blame.
+"""Implements the hypervisor interface over functions in C, and turns errno into blame.
 
-Real Xen (shared/hypervisor/xen.py) and the embedded hypervisor (embedded/handles.py)
-offer the same functions in C under names of their own; each hands them in as a table, with the one
-thing that differs: what an errno of its means.
+Real Xen (shared/hypervisor/xen.py) and the embedded hypervisor (embedded/handles.py) offer the same
+functions in C under different names. Each passes them in as a table, together with the one thing
+that differs: the meaning of an errno.
 
-Whose fault a failure is: a reference, port or domain that does not hold is the guest's, whatever
-the call; for the rest the `Explain` of the implementation decides.
+A reference, port or domain that does not hold is the guest's fault, whatever the call. For all
+other failures the `Explain` of the implementation decides.
 
-Opens nothing and knows no device.
+This module opens nothing and knows no device.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from shared.hypervisor.interface import PAGE_SIZE, EventChannels, GrantTable, Po
 from shared.hypervisor.status import GrantStatus, describe
 
 CData = Any
-"""A pointer or structure of cffi."""
+"""A pointer or a structure of cffi."""
 
 Explain = Callable[[str, str, int], BlamedError]
-"""The error for what failed, on which object, with which errno."""
+"""Makes the error from: what failed, on which object, with which errno."""
 
 WORD_MAX: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class EventCalls:
-    """The functions over an event-channel handle; negative results are -errno."""
+    """The functions of an event-channel handle; negative results are -errno."""
 
     fd: Callable[[CData], int]
     alloc_unbound: Callable[[CData, int], int]
@@ -41,17 +41,17 @@ class EventCalls:
     unbind: Callable[[CData, int], int]
     notify: Callable[[CData, int], int]
     pending: Callable[[CData], int]
-    """-EAGAIN: none is pending."""
+    """-EAGAIN: no port is pending."""
     unmask: Callable[[CData, int], int]
     restrict: Callable[[CData, int], int]
 
 
 @dataclass(frozen=True, slots=True)
 class GrantCalls:
-    """The functions over a grant-table handle; negative results are -errno."""
+    """The functions of a grant-table handle; negative results are -errno."""
 
     ffi: Any
-    """Of the module that has the functions: its types are no other module's."""
+    """The ffi of the module with the functions: types of another module do not fit."""
     map: Callable[[CData, int, CData, int, bool, CData], CData]
     """NULL and errno on failure; see hv_ops.h."""
     unmap: Callable[[CData, CData, int], int]
@@ -60,11 +60,11 @@ class GrantCalls:
     map_max: int
     """Pages of one map call."""
     blaming: frozenset[int]
-    """Values of errno with which a map has said in the statuses what was wrong."""
+    """If a map fails with one of these values of errno, the statuses say what was wrong."""
 
 
 class NativeHandle:
-    """One open handle, as native code uses it; closed once."""
+    """One open handle as native code uses it; it is closed once."""
 
     def __init__(self, native: CData, name: str, close: Callable[[CData], object]) -> None:
         """`name` is for messages; `close` takes `native`."""
@@ -78,20 +78,20 @@ class NativeHandle:
 
     @property
     def native(self) -> CData:
-        """The pointer; raises BackendBug once closed."""
+        """The pointer; raises BackendBug after `close`."""
         if self._native is None:
             raise BackendBug(f"use handle: {self.name}: it is closed")
         return self._native
 
     def close(self) -> None:
-        """Close the handle and all it holds. Idempotent."""
+        """Close the handle and all that it holds. Idempotent."""
         native, self._native = self._native, None
         if native is not None:
             self._close(native)
 
 
 class _OverHandle:
-    """What calls of one handle have in common."""
+    """What the calls of one handle have in common."""
 
     def __init__(self, handle: NativeHandle, explain: Explain) -> None:
         self._handle = handle
@@ -99,7 +99,7 @@ class _OverHandle:
 
     @property
     def native(self) -> CData:
-        """The handle's pointer; raises BackendBug once closed."""
+        """The handle's pointer; raises BackendBug after `close`."""
         return self._handle.native
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class _OverHandle:
 
 
 class NativeEventChannels(_OverHandle):
-    """`EventChannels` of one handle, which is closed with it."""
+    """`EventChannels` over one handle; `close` closes the handle too."""
 
     def __init__(self, handle: NativeHandle, calls: EventCalls, explain: Explain) -> None:
         super().__init__(handle, explain)
@@ -121,7 +121,7 @@ class NativeEventChannels(_OverHandle):
         return self._calls.fd(self.native)
 
     def alloc_unbound(self, domid: int) -> Port:
-        """Make a port that domain `domid` may bind to."""
+        """Allocate a port that domain `domid` may bind to."""
         port = self._calls.alloc_unbound(self.native, domid)
         self._check("allocate event channel", f"for domain {domid}", port)
         return Port(port)
@@ -191,7 +191,7 @@ class NativeMapping:
 
 
 class NativeGrantTable(_OverHandle):
-    """`GrantTable` of one handle, which is closed with it."""
+    """`GrantTable` over one handle; `close` closes the handle too."""
 
     def __init__(self, handle: NativeHandle, calls: GrantCalls, explain: Explain) -> None:
         super().__init__(handle, explain)
@@ -240,7 +240,7 @@ class NativeGrantTable(_OverHandle):
 
 
 class NativeHandles:
-    """`Handles`: one handle for each of the two, so that each can be closed by itself."""
+    """`Handles` with one handle for each of the two, so that each can be closed by itself."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class NativeHandles:
         event_channels: NativeEventChannels,
         grant_table: NativeGrantTable | None,
     ) -> None:
-        """`fill_ops` fills in a `struct hv_ops` over two pointers, the second possibly NULL."""
+        """`fill_ops` fills in a `struct hv_ops` over two pointers; the second may be NULL."""
         self.event_channels: EventChannels = event_channels
         self.grant_table: GrantTable | None = grant_table
         self._ffi = ffi

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The hypervisor interface over real Xen: libxenevtchn and libxengnttab.
 
-The functions in C are those of native/xen.h; `shared.hypervisor.translation` does the rest.
+native/xen.h declares the functions in C; `shared.hypervisor.translation` does the rest.
 
-What Linux does: closing the event-channel device closes its ports; mappings outlive the
-grant-table device, so closing a grant table unmaps first; a mapping does not survive a fork.
+Linux behaves as follows. Closing the event-channel device closes its ports. Mappings outlive the
+grant-table device, so closing a grant table unmaps first. A mapping does not survive a fork.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _GRANT_CALLS: Final = GrantCalls(
     unmap=lib.xen_gnttab_unmap,
     copy=lib.xen_gnttab_copy,
     set_max_grants=lib.xen_gnttab_set_max_grants,
-    map_max=4096,  # as on the embedded hypervisor
+    map_max=4096,  # the same as on the embedded hypervisor
     blaming=frozenset({errno.EINVAL}),
 )
 
 
 def preload() -> None:
-    """Open the libraries, which then stay open; raises as `load_gnttab`."""
+    """Open the libraries, which then stay open; raises like `load_gnttab`."""
     load_evtchn(EVTCHN)
     load_gnttab(GNTTAB)
 
@@ -86,7 +86,7 @@ class XenGrantTable(NativeGrantTable):
 
 
 class XenHypervisor:
-    """`Hypervisor`: the Xen below this Linux."""
+    """`Hypervisor` for the Xen below this Linux."""
 
     def __init__(self, evtchn: Library = EVTCHN, gnttab: Library = GNTTAB) -> None:
         self.name = "xen"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""libxenevtchn and libxengnttab, opened at run time."""
+"""Opens libxenevtchn and libxengnttab at run time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.hypervisor.translation import CData
 
 
 def load_evtchn(library: Library = EVTCHN) -> CData:
-    """The calls of libxenevtchn (`struct xen_evtchn_calls *`); raises as `load_gnttab`."""
+    """The calls of libxenevtchn (`struct xen_evtchn_calls *`); raises like `load_gnttab`."""
     return _load(library, lib.xen_evtchn_load, "struct xen_evtchn_calls *")
 
 
@@ -20,7 +20,7 @@ def load_gnttab(library: Library = GNTTAB) -> CData:
     """The calls of libxengnttab (`struct xen_gnttab_calls *`).
 
     Raises:
-        HostError: it is not there or lacks a call; names the Debian package.
+        HostError: the library is missing or lacks a call; the text names the Debian package.
     """
     return _load(library, lib.xen_gnttab_load, "struct xen_gnttab_calls *")
 

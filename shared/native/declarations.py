@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""C headers as cffi reads them, so that what Python may call is declared once. For building only.
+"""Makes C headers readable for cffi, so that each function is declared once. For building only.
 
-A header that goes through here holds plain declarations: no macro with an argument or over several
-lines, and nothing that only a compiler knows (`_Static_assert`, `__attribute__`).
+Such a header may hold only plain declarations: no macro with an argument or over several lines, and
+nothing that only a compiler knows (`_Static_assert`, `__attribute__`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-"""Of the checkout."""
+"""Root of the checkout."""
 
 _NUMBER: Final = re.compile(r"#define \w+ (0x[0-9a-fA-F]+|\d+)[uUlL]*\s*(/\*.*\*/\s*)?$")
 
 
 def declarations(*headers: str) -> str:
-    """The headers' text without the preprocessor's lines, except names of numbers.
+    """The headers' text without preprocessor lines, except those that name numbers.
 
     `headers` are paths below `ROOT`, each after those it needs.
     """

@@ -4,11 +4,11 @@
 From the root: `.venv/bin/python -m shared.native.stubs` writes `_name.pyi` beside each module. A
 test compares them with the declarations, and with the built modules.
 
-A pointer or a structure is `CData`, whatever it points to: the compiler checks C, and cffi looks at
-the rest when it is called. Where cffi makes an array of a Python object for the time of a call, the
-stub allows that too.
+Every pointer and structure is a `CData`: the compiler checks C, and cffi checks the rest when a
+function is called. If cffi turns a Python object into an array for a call, the stub allows that
+object too.
 
-For building only: nothing that runs imports it.
+For building only: no runtime code imports this module.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def stub(module: NativeModule) -> str:
 
 
 def path(module: NativeModule) -> Path:
-    """Where its stub file is."""
+    """The module's stub file."""
     return ROOT / module.folder / f"{module.name.rpartition('.')[2]}.pyi"
 
 

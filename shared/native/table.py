@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The native modules: what pyproject.toml lists in `[tool.xenbackd.native]` (cffi, API mode).
 
-A module's key is its dotted name. `headers` are what Python may call, each after those it needs;
-`sources` are its C files; `uses` are headers that are only compiled against. All are paths from the
-root of the repository. `links` names libraries, `defines` preprocessor symbols.
+A module's key is its dotted name. `headers` declare what Python may call, each header after those
+it needs; `sources` are the C files; `uses` are headers that are only compiled against. All are
+paths from the root of the repository. `links` names libraries, `defines` preprocessor symbols.
 
-For building only: nothing that runs imports it.
+For building only: no runtime code imports this module.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class NativeModule:
 
     @property
     def folder(self) -> str:
-        """Where the module lies, from the root."""
+        """The module's folder, from the root."""
         return self.name.rpartition(".")[0].replace(".", "/")
 
     @property
     def include_dirs(self) -> list[str]:
-        """The root, so that headers name each other by their place in it, and the own folder."""
+        """The root, from where headers include each other, and the module's own folder."""
         return [".", self.folder]
 
     @property
     def variable(self) -> str:
-        """Name by which setup.py finds the module in build.py."""
+        """The name by which setup.py finds the module in build.py."""
         return self.name.replace(".", "_")
 
     def declared(self) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Many requests of one kind at once: sent together, awaited in order, without a task for each.
+"""Sends many requests at once and awaits them in order, without a task for each.
 
-asyncio's `gather` makes a task of every coroutine it is given. For a directory of twenty nodes
-that costs more than the twenty requests themselves; the futures of `session` need none.
+asyncio's `gather` makes a task of every coroutine. For a directory of twenty nodes that costs more
+than the twenty requests; the futures of `session` need no tasks.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from shared.xenstore.errors import XenstoreError
 
 Absent = type[XenstoreError] | tuple[type[XenstoreError], ...]
 NEVER: Final[Absent] = ()
-"""No refusal counts as an answer."""
+"""For callers that take no refusal as an answer."""
 
 
 async def answers(
     requests: Iterable[asyncio.Future[bytes]], absent: Absent = NEVER
 ) -> list[bytes | None]:
-    """Await requests, None for each whose answer is the refusal `absent`.
+    """Await all requests; the result is None for each that was refused with `absent`.
 
-    `requests` is drawn to its end before the first is awaited, so that a generator sends them all
-    in one turn of the loop. Any other refusal is raised, and so is a cancellation; what is still
-    in flight then is given up, which is safe (see `Session.request`).
+    `requests` is exhausted before the first request is awaited, so a generator sends all of them in
+    one turn of the loop. Any other refusal is raised, and so is a cancellation. Requests still in
+    flight are then given up, which is safe (see `Session.request`).
     """
     futures: list[asyncio.Future[bytes]] = []
     values: list[bytes | None] = []
@@ -44,6 +44,6 @@ async def answers(
 
 
 def ignore(future: asyncio.Future[bytes]) -> None:
-    """Give a request up; asyncio complains of an exception that nobody took."""
+    """Give up a request; otherwise asyncio complains of an exception that nobody retrieved."""
     if not future.cancel() and not future.cancelled():
         future.exception()

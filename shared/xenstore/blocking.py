@@ -2,7 +2,7 @@
 """A small synchronous xenstore client for guests, toolstack commands and tests.
 
 One request at a time, each with a time limit; watch events that arrive in between are kept in
-order. Not for the supervisor: that one must never wait (see `shared.xenstore.client`).
+order. Not for the supervisor, which must never block (see `shared.xenstore.client`).
 """
 
 from __future__ import annotations
@@ -45,21 +45,20 @@ from shared.xenstore.wire import (
 T = TypeVar("T")
 
 TRANSACTION_ATTEMPTS: Final = 50
-"""Conflicts in a row after which a transaction is given up; others commit at each of them."""
+"""Conflicts in a row after which a transaction is given up; each means that another committed."""
 
 PIPELINE_MAX: Final = 64
-"""Requests sent before their answers are read; far less than what makes the server wait."""
+"""Requests sent before their answers are read; far fewer than would make the server wait."""
 
 
 class BlockingXenstore:
     """A connection to xenstored, opened at once.
 
-    `path` is a socket's path or a target. With `reconnect` a broken connection is replaced when
-    the next request (or `wait_event`) finds it broken; watches are registered again, and only the
-    request that met the break fails.
+    `path` is a socket's path or a target. With `reconnect`, the request (or `wait_event`) that
+    finds the connection broken fails; the next one connects again, with all watches registered.
 
     Methods raise `XenstoreError` (its subclasses tell the codes apart), `ConnectionLostError`
-    if the connection broke or no answer came in time, `HostError` if it can't be opened.
+    if the connection broke or no answer came in time, and `HostError` if it can't be opened.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class BlockingXenstore:
             return None
 
     def read_many(self, paths: Sequence[str], tx: int = 0) -> list[bytes | None]:
-        """Values of nodes, None for each that is not there; pipelined as `write_many`."""
+        """Values of nodes, None for each that does not exist; pipelined like `write_many`."""
         values: list[bytes | None] = []
         payloads = [join_strings(Op.READ, path) for path in paths]
         for packet, reply in self._exchange(Op.READ, payloads, tx):
@@ -108,8 +107,8 @@ class BlockingXenstore:
     def write_many(self, nodes: Mapping[str, bytes | str], tx: int = 0) -> None:
         """Write nodes in this order, in one round trip for every `PIPELINE_MAX` of them.
 
-        The first refusal is raised; the nodes after it may have been written all the same, so
-        this is for a transaction or for nodes that do not belong together.
+        The first refusal is raised, but the nodes after it may have been written too. So use this
+        in a transaction, or for nodes that do not belong together.
         """
         payloads = [_written(path, value) for path, value in nodes.items()]
         for packet, reply in self._exchange(Op.WRITE, payloads, tx):
@@ -124,7 +123,7 @@ class BlockingXenstore:
         self._path_request(Op.RM, path, tx)
 
     def directory(self, path: str, tx: int = 0) -> list[str]:
-        """Names of a node's children, however many."""
+        """Names of all children of a node."""
         try:
             return decode_names(self._path_request(Op.DIRECTORY, path, tx))
         except TooBigError:
@@ -151,21 +150,21 @@ class BlockingXenstore:
     def transaction(self) -> Iterator[int]:
         """Run the block in one transaction, whose id it gets.
 
-        Committed at the end of the block, aborted when an exception leaves it.
+        The transaction is committed at the end of the block, and aborted if an exception leaves it.
         `TransactionConflictError` if somebody else interfered; `transact` tries again by itself.
         """
         tx = int(self.request(Op.TRANSACTION_START, b"\0").rstrip(b"\0"))
         try:
             yield tx
         except BaseException:
-            # The server forgets it with the connection; the first error is what counts.
+            # The server aborts it with the connection anyway; the first error counts.
             with suppress(HostError):
                 self.request(Op.TRANSACTION_END, b"F\0", tx)
             raise
         self.request(Op.TRANSACTION_END, b"T\0", tx)
 
     def transact(self, body: Callable[[int], T], attempts: int = TRANSACTION_ATTEMPTS) -> T:
-        """Call `body` with a transaction's id until its commit meets no conflict.
+        """Call `body` with a transaction's id until its commit has no conflict.
 
         Raises:
             HostError: `attempts` conflicts in a row.
@@ -226,7 +225,7 @@ class BlockingXenstore:
     # The connection
 
     def fileno(self) -> int:
-        """Readable when a watch event may have come; changes when the connection is replaced."""
+        """Descriptor that is readable when an event may have come; a new connection has another."""
         if self._connection.transport is None:
             self._open()
         assert self._connection.transport is not None
@@ -234,13 +233,13 @@ class BlockingXenstore:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands, as far as is known."""
+        """Whether there is a connection, as far as is known."""
         return self._connection.transport is not None
 
     def request(self, op: int, payload: bytes, tx: int = 0) -> bytes:
         """Send any request and return the payload of its answer.
 
-        For hostile tests too: `op` is not checked here, and of `payload` only the length.
+        Hostile tests use it too: of `op` and `payload` only the length is checked.
         """
         packet = self._packet(op, payload, tx)
         deadline = time.monotonic() + self._timeout
@@ -248,7 +247,7 @@ class BlockingXenstore:
         return self._result(packet, self._reply_to(packet, deadline))
 
     def send_raw(self, data: bytes) -> None:
-        """Put any bytes onto the connection (for hostile tests); returns when all are sent."""
+        """Send any bytes (for hostile tests); returns when all are sent."""
         transport = self._transport()
         deadline = time.monotonic() + self._timeout
         try:
@@ -262,7 +261,7 @@ class BlockingXenstore:
             self._replies.append(Packet(Op.ERROR, errno_payload(number), rq_id))
 
     def close(self) -> None:
-        """Close the connection for good. Idempotent."""
+        """Close the connection. Idempotent; with `reconnect` a later request opens it again."""
         self._reconnect = False
         self._connection.close()
 
@@ -281,7 +280,7 @@ class BlockingXenstore:
         return self.request(op, join_strings(op, path), tx)
 
     def _exchange(self, op: Op, payloads: Sequence[bytes], tx: int) -> list[tuple[Packet, Packet]]:
-        """Send many requests of one kind before their answers are read; both, in pairs."""
+        """Send many requests before reading their answers; return pairs of both."""
         pairs: list[tuple[Packet, Packet]] = []
         at_once = 1 if isinstance(self._connection.target, DeviceTarget) else PIPELINE_MAX
         for start in range(0, len(payloads), at_once):
@@ -316,7 +315,7 @@ class BlockingXenstore:
         return transport
 
     def _open(self) -> None:
-        """Connect, for the first time or again; all watches are registered."""
+        """Connect, for the first time or again, and register the watches."""
         if self._opened and not self._reconnect:
             self._transport()
         self._connection.open()
@@ -327,7 +326,7 @@ class BlockingXenstore:
             self.request(Op.WATCH, join_strings(Op.WATCH, path, token))
 
     def _receive(self, deadline: float | None) -> bool:
-        """Take in what arrives; False if nothing did until the deadline."""
+        """Take in what arrives; False if nothing arrived until the deadline."""
         transport = self._transport()
         try:
             data = transport.receive()

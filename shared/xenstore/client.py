@@ -3,9 +3,9 @@
 
 - Requests are pipelined and time-limited; cancelling one is safe (see `session`).
 - Watch events arrive in `client.events`, coalesced and fair between domains (see `watches`).
-- When the connection breaks, what is in flight fails at once with `ConnectionLostError`. A new
-  one is made (see `keeper`), and then `on_reconnect` is called, since everything may have changed
-  in between. Until then requests fail at once.
+- When the connection breaks, requests in flight fail at once with `ConnectionLostError`, and so do
+  new ones. `keeper` connects again; then `on_reconnect` is called, because everything may have
+  changed in between.
 
 No threads; pyxs's Router, Client and Monitor are not used. A client belongs to one event loop.
 """
@@ -39,14 +39,14 @@ from shared.xenstore.wire import Op, Perm, encode_perms, join_strings, split_str
 T = TypeVar("T")
 
 TRANSACTION_ATTEMPTS: Final = 50
-"""Conflicts in a row after which a transaction is given up; others commit at each of them."""
+"""Conflicts in a row after which a transaction is given up; each means that another committed."""
 TRANSACTIONS_MAX: Final = 8
-"""Transactions open at one time; xenstored allows an unprivileged domain ten."""
+"""Transactions open at one time; xenstored allows ten for an unprivileged domain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counters since the client was made, and levels of now."""
+    """Counters since the client was made, and present levels."""
 
     requests: int
     in_flight: int
@@ -58,15 +58,15 @@ class Statistics:
 
 
 class XenstoreClient:
-    """A connection to xenstored that is kept up.
+    """A connection to xenstored that is restored when it breaks.
 
     Args:
         target: `SocketTarget` or `DeviceTarget` (see `choose_target`).
-        timeout: seconds one request may take before xenstored counts as gone.
-        on_reconnect: called (and awaited) after a new connection was made.
-        on_disconnect: called with the cause when it broke.
+        timeout: seconds that one request may take before the connection counts as lost.
+        on_reconnect: called (and awaited) after it has connected again.
+        on_disconnect: called with the cause when the connection broke.
 
-    Every request raises the `XenstoreError` for xenstored's refusal or `ConnectionLostError`.
+    Every request raises `ConnectionLostError`, or another `XenstoreError` if xenstored refuses it.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class XenstoreClient:
         return self._keeper.session is not None
 
     async def connect(self) -> None:
-        """Connect, and from now on stay connected until `close`.
+        """Connect, and stay connected until `close`.
 
         Raises:
             HostError: can't connect; names the path and the remedy.
@@ -107,7 +107,7 @@ class XenstoreClient:
         self._keeper.open()
 
     async def close(self) -> None:
-        """Disconnect for good. What is in flight fails. Idempotent."""
+        """Disconnect for good. Requests in flight fail. Idempotent."""
         await self._keeper.close()
 
     def statistics(self) -> Statistics:
@@ -139,7 +139,7 @@ class XenstoreClient:
     async def read_many(
         self, paths: Iterable[str], tx: int = 0, absent: Absent = NoEntryError
     ) -> list[bytes | None]:
-        """Values of nodes, asked for at once; None for each that is refused with `absent`."""
+        """Values of nodes, requested at once; None for each that is refused with `absent`."""
         return await answers((self._path_request(Op.READ, path, tx) for path in paths), absent)
 
     async def write(self, path: str, value: bytes, tx: int = 0) -> None:
@@ -147,7 +147,7 @@ class XenstoreClient:
         await self._request(Op.WRITE, join_strings(Op.WRITE, path) + value, tx)
 
     async def write_many(self, nodes: Mapping[str, bytes], tx: int = 0) -> None:
-        """Write nodes in this order, all at once; all of them or none only in a transaction."""
+        """Write nodes in this order, all at once. Without a transaction some may stay unwritten."""
         await answers(
             self._request(Op.WRITE, join_strings(Op.WRITE, path) + value, tx)
             for path, value in nodes.items()
@@ -162,7 +162,7 @@ class XenstoreClient:
         await self._path_request(Op.RM, path, tx)
 
     async def directory(self, path: str, tx: int = 0) -> list[str]:
-        """Names of a node's children, however many."""
+        """Names of all children of a node."""
         try:
             return decode_names(await self._path_request(Op.DIRECTORY, path, tx))
         except TooBigError:
@@ -211,10 +211,10 @@ class XenstoreClient:
     async def transact(
         self, body: Callable[[int], Awaitable[T]], attempts: int = TRANSACTION_ATTEMPTS
     ) -> T:
-        """Await `body` with a transaction's id until its commit meets no conflict.
+        """Await `body` with a transaction's id until its commit has no conflict.
 
-        `body` may run several times, so it must do nothing but use the transaction. An exception
-        that leaves it (cancellation too) aborts the transaction.
+        `body` may run several times, so it must only use the transaction. An exception that leaves
+        it, a cancellation too, aborts the transaction.
 
         Raises:
             HostError: `attempts` conflicts in a row.
@@ -249,18 +249,18 @@ class XenstoreClient:
     async def watch(self, path: str, token: str, domain: DomainKey) -> None:
         """Register a watch; its events arrive in `events`, a first one at once.
 
-        `domain` is whose events they are, or a function that tells it from an event's path
-        (ValueError and LookupError from it are taken for "none").
+        `domain` is the domain that the events belong to, or a function that finds it in an event's
+        path (if it raises ValueError or LookupError, there is none).
 
         Raises:
-            AlreadyExistsError: this path is watched with this token already.
+            AlreadyExistsError: this path is already watched with this token.
         """
         payload = join_strings(Op.WATCH, path, token)
         session = self._usable(Op.WATCH, path)
         if self._watches.get(path, token) is not None:
             raise AlreadyExistsError(Op.WATCH.label, path, "EEXIST")
         watch = Watch(path, token, domain)
-        # Entered first: the first event may come in the same packet as the answer.
+        # Added first: the first event may arrive together with the answer.
         self._watches.add(watch)
 
         def undo(_: bytes) -> None:
@@ -273,9 +273,9 @@ class XenstoreClient:
             raise
 
     async def unwatch(self, path: str, token: str) -> None:
-        """Remove a watch; no event of it comes out of `events` afterwards.
+        """Remove a watch; `events` gives no event of it afterwards.
 
-        Works without a connection too: it is just not registered again then.
+        Without a connection, the watch is just not registered again.
 
         Raises:
             NoEntryError: there is no such watch.

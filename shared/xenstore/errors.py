@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What can go wrong between us and xenstored.
+"""Errors of xenstore requests and connections.
 
-xenstored answers a request it refuses with the name of an errno (`xsd_errors` in
+xenstored answers a request that it refuses with the name of an errno (`xsd_errors` in
 xen/include/public/io/xs_wire.h). Each name that callers tell apart has a class of its own; every
-other one is a plain `XenstoreError` with the name in `code`. All of them are `HostError`: whether
-a refusal is somebody else's fault (a frontend that removed its nodes) only the caller can know.
+other one is a plain `XenstoreError` with the name in `code`. All of them are `HostError`: only the
+caller can know whether a refusal is somebody else's fault (a frontend that removed its nodes).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class AlreadyExistsError(XenstoreError):
 
 
 class TransactionConflictError(XenstoreError):
-    """EAGAIN: somebody else changed what the transaction used. Start again."""
+    """EAGAIN: somebody else changed what the transaction used. Start it again."""
 
 
 class InvalidRequestError(XenstoreError):
-    """EINVAL: no valid path, or arguments that do not fit the operation."""
+    """EINVAL: an invalid path, or arguments that do not fit the operation."""
 
 
 class TooBigError(XenstoreError):
@@ -49,7 +49,7 @@ class TooBigError(XenstoreError):
 
 
 class QuotaError(XenstoreError):
-    """ENOSPC: the domain has used up what xenstored allows it."""
+    """ENOSPC: the domain has used up its quota."""
 
 
 class ConnectionLostError(XenstoreError):
@@ -63,7 +63,7 @@ class ConnectionLostError(XenstoreError):
 
 
 class WireError(HostError):
-    """The peer does not speak the xenstore protocol; the connection is of no use any more."""
+    """The peer does not speak the xenstore protocol; the connection is useless now."""
 
 
 _CLASSES: Final[dict[str, type[XenstoreError]]] = {

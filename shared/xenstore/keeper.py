@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Keeps a session with xenstored: opens it, and replaces it when it breaks.
+"""Keeps a session with xenstored: opens it, and opens another when it breaks.
 
-What was in flight fails at once. In the background a new session is tried, at growing intervals;
-it is in use once all watches are registered with it, and then the owner is told. Until then there
-is none.
+Requests in flight fail at once. In the background the keeper tries to open a new session, at
+growing intervals. The session is in use once all watches are registered with it; then the owner is
+told. Until then there is none.
 
-Does not know what is asked over a session.
+The keeper does not know what is asked over a session.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shared.xenstore.watches import WatchTable
 from shared.xenstore.wire import Op, join_strings
 
 RECONNECT_FIRST: Final = 0.1
-"""Seconds from the loss of the connection to the first attempt; doubled after each."""
+"""Seconds from the loss of the connection to the first attempt; doubled after each attempt."""
 RECONNECT_MAX: Final = 5.0
 """Seconds between two attempts at most."""
 
@@ -35,11 +35,11 @@ class SessionKeeper:
 
     Args:
         target: what to connect to.
-        timeout: seconds one request may take before xenstored counts as gone.
-        watches: what a new session is to watch.
+        timeout: seconds that one request may take before the connection counts as lost.
+        watches: the watches of a new session.
         on_event: called with path and token of each watch event.
         on_lost: called with the cause when the session in use died.
-        on_back: awaited when a new one is in use.
+        on_back: awaited when a new session is in use.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SessionKeeper:
     ) -> None:
         self.target = target
         self.session: Session | None = None
-        """The one in use; None while there is none."""
+        """The session in use; None while there is none."""
         self.reconnects = 0
         self._timeout = timeout
         self._watches = watches
@@ -68,11 +68,11 @@ class SessionKeeper:
 
     @property
     def requests(self) -> int:
-        """Requests sent, in all sessions that were in use."""
+        """Requests sent in all sessions together."""
         return self._requests + (self.session.requests if self.session else 0)
 
     def open(self) -> None:
-        """Open the first session, and from now on keep one until `close`. Idempotent.
+        """Open the first session, and keep one until `close`. Idempotent.
 
         Raises:
             HostError: can't connect; names the path and the remedy.
@@ -83,7 +83,7 @@ class SessionKeeper:
         self._keeper = asyncio.create_task(self._keep(), name="xenstore-keeper")
 
     async def close(self) -> None:
-        """End it for good. What is in flight fails. Idempotent."""
+        """End the session for good. Requests in flight fail. Idempotent."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None and keeper is not asyncio.current_task():
             keeper.cancel()
@@ -107,7 +107,7 @@ class SessionKeeper:
             self._requests += session.requests
 
     def _session_died(self, cause: str) -> None:
-        """The session in use, or the one that was being made ready."""
+        """The session in use died, or the one that was being prepared."""
         self._broken.set()
         if self.session is None:
             return
@@ -126,7 +126,7 @@ class SessionKeeper:
             except ConnectionLostError:
                 continue  # Lost again meanwhile: it is called again after the next reconnect.
             except Exception:
-                # The owner's mistake must not cost the connection.
+                # A mistake of the owner must not cost the connection.
                 log.exception("xenstore: the rescan after reconnecting failed")
 
     async def _reconnect(self) -> None:
@@ -145,7 +145,7 @@ class SessionKeeper:
                 await self._register_watches(session)
             except ConnectionLostError as error:
                 log.debug("%s", error)
-                session.close()  # more watches than may be in flight do not end it
+                session.close()  # it still lives if there were more watches than may be in flight
                 continue
             except BaseException:
                 session.close()

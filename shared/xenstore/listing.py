@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Listings of children: in one packet, and in parts when they do not fit into one.
+"""Decodes listings of children: in one packet, or in parts if they do not fit into one.
 
 DIRECTORY_PART (docs/misc/xenstore.txt) answers `<generation>|<name>|*` from a byte offset in the
-list of names; an empty name ends the list. The generation changes when the node does, and then
-what was gathered is worth nothing and the listing starts again. No I/O here.
+list of names; an empty name ends the list. The generation changes when the node does; then the
+parts so far are useless, and the listing starts again. No I/O here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from shared.errors import HostError
 from shared.xenstore.errors import WireError
 
 RESTARTS_MAX: Final = 100
-"""Changes during one listing after which it is given up: somebody keeps changing the node."""
+"""Changes of the node during one listing after which the listing is given up."""
 
 
 class PartialListing:
-    """Gathers the parts: ask for `offset`, give the answer to `add`, until `complete`."""
+    """Collects the parts: ask for `offset`, give the answer to `add`, until `complete`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -68,5 +68,5 @@ class PartialListing:
 
 
 def decode_names(payload: bytes) -> list[str]:
-    """Names of children from the payload of DIRECTORY; names are ASCII by xenstored's rules."""
+    """Names of children from the payload of DIRECTORY; xenstored's rules make them ASCII."""
     return payload.decode("ascii", "backslashreplace").split("\0")[:-1]

@@ -2,12 +2,12 @@
 """One connection of the asyncio client, from its opening to its end.
 
 Requests are pipelined: any number may be in flight, each with an id of its own. No task, timer or
-system call belongs to a single request: what is asked in one turn of the loop leaves in one
-write, one timer looks after the oldest request, one callback reads.
+system call belongs to a single request. The requests of one turn of the loop leave in one write,
+one timer watches the oldest request, and one callback reads.
 
-A session dies once (peer gone, malformed packets, a request without an answer in time, `close`):
-every request in flight then fails at once with `ConnectionLostError`, and so does every later
-one. It never comes back; the client opens another one.
+A session dies once: the peer is gone, a packet is malformed, a request has no answer in time, or
+`close` is called. Then every request in flight fails at once with `ConnectionLostError`, and so
+does every later one. A session never comes back; the client opens another one.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from shared.xenstore.wire import (
 )
 
 REQUESTS_MAX: Final = 65536
-"""Requests in flight at one time; more than that is a loop gone wild."""
+"""Requests in flight at one time; more would mean that a loop runs wild."""
 
 
 LATE_READS_MAX: Final = 256
-"""Pieces (64 KiB each) read before a request is given up; a flood must not keep us here."""
+"""Pieces (64 KiB each) to read before a request is given up; a flood must not keep us here."""
 
 
 class _Pending(NamedTuple):
@@ -52,7 +52,7 @@ class Session:
         timeout: seconds a request may take.
         on_event: called with path and token of each watch event.
         on_lost: called once with the cause when the session dies by itself.
-        first_id: id of the first request; the next session goes on where this one was (`next_id`).
+        first_id: id of the first request; the next session goes on with this one's `next_id`.
 
     Raises:
         HostError: can't connect; names the path and the remedy.
@@ -100,8 +100,8 @@ class Session:
         """Send a request; the future gets the answer's payload, or `XenstoreError`.
 
         Cancelling the future is safe: the answer is dropped when it comes, and its id is not used
-        before. `abandoned` is then called with the payload of a good answer, to undo what the
-        request has done.
+        again before that. `abandoned` is then called with the payload of a good answer, to undo
+        what the request has done.
         """
         future: asyncio.Future[bytes] = self._loop.create_future()
         if self._cause is not None or len(self._pending) >= REQUESTS_MAX:
@@ -122,7 +122,7 @@ class Session:
         return future
 
     def send(self, op: Op, payload: bytes, tx: int = 0) -> None:
-        """Send a request whose outcome is of no interest."""
+        """Send a request and ignore its outcome."""
         self.request(op, payload, tx).add_done_callback(_ignore)
 
     def close(self, cause: str = "the connection was closed") -> None:
@@ -149,7 +149,7 @@ class Session:
             self._on_lost(cause)
 
     def _take_id(self) -> int:
-        # 0 is left out: older kernels answer WATCH with it, not with the request's id.
+        # Not 0: older kernels answer every WATCH with it.
         rq_id = self.next_id
         while rq_id in self._pending:
             rq_id = rq_id % REQUEST_ID_MAX + 1
@@ -177,7 +177,7 @@ class Session:
             self._loop.remove_writer(self._fd)
 
     def _readable(self) -> bool:
-        """Take in one piece of the stream; False if nothing was there."""
+        """Take in one piece of the stream; False if there was nothing."""
         try:
             data = self._transport.receive()
             if data is None:
@@ -205,7 +205,7 @@ class Session:
         return True
 
     def _check_time(self) -> None:
-        # If we are the ones who are late, the answers are waiting to be read.
+        # If we were late ourselves, the answers are waiting to be read.
         for _ in range(LATE_READS_MAX):
             if not self._readable():
                 break
@@ -216,7 +216,7 @@ class Session:
         oldest = next(iter(self._pending.values()))
         due = oldest.deadline
         if self._transport.serial:
-            due = max(due, self._last_answer + self._timeout)  # it had to wait for others
+            due = max(due, self._last_answer + self._timeout)  # it waited for earlier requests
         if due > self._loop.time():
             self._timer = self._loop.call_at(due, self._check_time)
             return
@@ -254,7 +254,7 @@ class Session:
             request.abandoned(packet.payload)
 
     def _oldest_of(self, op: int) -> _Pending | None:
-        """The request an answer with a foreign id is for: kernels before 4.11 answer so."""
+        """The request of an answer with a foreign id: kernels before 4.11 send such answers."""
         if op not in (Op.WATCH, Op.UNWATCH):
             return None
         for rq_id, request in self._pending.items():
@@ -264,6 +264,6 @@ class Session:
 
 
 def _ignore(future: asyncio.Future[bytes]) -> None:
-    """Mark the outcome as seen, else asyncio complains about an exception nobody took."""
+    """Mark the outcome as seen; otherwise asyncio complains of an exception nobody retrieved."""
     if not future.cancelled():
         future.exception()

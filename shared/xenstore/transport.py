@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The two ways to xenstored: its UNIX socket and the kernel's device /dev/xen/xenbus.
 
-Built on the connection layer of pyxs. What is different here: nothing blocks (reads return what
-is there, writes leave behind what does not fit), and a request leaves in one write().
+Built on the connection layer of pyxs, with two differences: nothing blocks (reads return what is
+there, writes leave behind what does not fit), and a request leaves in one write().
 
-The kernel's device (drivers/xen/xenbus/xenbus_dev_frontend.c) has ways of its own:
-- its buffer holds one request, so each has to be written by itself and completely;
+The kernel's device (drivers/xen/xenbus/xenbus_dev_frontend.c) is peculiar:
+- its buffer holds one request, so each request must be written by itself and completely;
 - a request's payload stays in that buffer until another thread has sent it, and the next write()
-  goes into the same buffer (xenbus_dev_request_and_reply, xs_send): a request that is written
-  before the last one has its answer changes what that one asks for, seen as EINVAL for paths that
-  are fine. So there is one at a time;
-- WATCH and UNWATCH are carried out inside write(), which fails where a socket would answer with
-  an error packet; such a request is handed back by `take_refused()`;
-- older kernels answer them with a request id of 0 (which the session deals with).
+  goes into the same buffer (xenbus_dev_request_and_reply, xs_send). So a request that is written
+  before the last one has its answer changes the last one; this showed as EINVAL for valid paths.
+  Therefore requests go one at a time;
+- WATCH and UNWATCH are carried out inside write(), which fails where a socket would answer with an
+  error packet; `take_refused()` returns such requests;
+- older kernels answer them with a request id of 0 (the session copes with that).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from shared.errors import HostError
 from shared.xenstore.wire import HEADER, Op, Packet, PacketReader
 
 RECEIVE_SIZE: Final = 64 * 1024
-"""Bytes taken in one read; some hundred replies, so that a flood never holds up the loop."""
+"""Bytes taken in one read: some hundred replies, so a flood does not hold up the loop."""
 
 _DEVICE_GONE: Final = frozenset({errno.EIO, errno.ENODEV, errno.EBADF, errno.ENXIO})
 
@@ -56,9 +56,9 @@ Target = SocketTarget | DeviceTarget
 def choose_target(
     transport: Literal["auto", "socket", "device"], socket_path: str, device_path: str
 ) -> Target:
-    """The target for a configuration: with `auto` the socket where it exists, else the device.
+    """The target for a configuration: with `auto` the socket if it exists, else the device.
 
-    If neither exists the socket is chosen: it is the one that may still appear.
+    If neither exists the socket is chosen, because it may still appear.
     """
     if transport == "device":
         return DeviceTarget(device_path)
@@ -72,23 +72,23 @@ def choose_target(
 
 
 class Transport(Protocol):
-    """A non-blocking stream of packets. `OSError` from any call means it is broken."""
+    """A non-blocking stream of packets. `OSError` from any call means that it is broken."""
 
     serial: bool
-    """One request at a time: the next leaves when the last one's answer has been received."""
+    """One request at a time: the next one leaves after the answer to the last one has arrived."""
 
     @property
     def waiting(self) -> bool:
         """Whether something is queued that `flush` has not sent."""
 
     def fileno(self) -> int:
-        """Descriptor for readiness."""
+        """Descriptor to wait for."""
 
     def queue(self, data: bytes) -> None:
         """Take one complete packet to be sent by `flush`."""
 
     def flush(self) -> bool:
-        """Send what is queued and may go; False if more has to wait until the descriptor is
+        """Send what is queued and may leave; False if the rest must wait until the descriptor is
         writable."""
 
     def receive(self) -> bytes | None:
@@ -111,7 +111,7 @@ class SocketTransport:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.setblocking(False)
-            # On a UNIX socket this never waits: it fails with EAGAIN if the backlog is full.
+            # On a UNIX socket this never blocks: it fails with EAGAIN if the backlog is full.
             self._socket.connect(path)
         except BaseException:
             self._socket.close()
@@ -151,7 +151,7 @@ class SocketTransport:
 
 
 class DeviceTransport:
-    """The kernel's device; one write() per request, and the next after its answer."""
+    """The kernel's device: one write() per request, and the next one after its answer."""
 
     serial = True
 
@@ -182,7 +182,7 @@ class DeviceTransport:
             except BlockingIOError:
                 return False
             except OSError as error:
-                # A refused request is forgotten by the kernel whole; the device itself is fine.
+                # The kernel forgets all of a refused request; the device itself is fine.
                 if error.errno in _DEVICE_GONE or len(data) < HEADER.size:
                     raise
                 _, rq_id, _, _ = HEADER.unpack_from(data)
@@ -247,7 +247,7 @@ class Connection(PacketConnection):  # type: ignore[misc]
         return self.transport
 
     def send(self, packet: Packet) -> bool:
-        """Queue a packet and send what goes; False if something has to wait."""
+        """Queue a packet and send what can leave; False if something must wait."""
         transport = self.open()
         transport.queue(packet.encode())
         return transport.flush()

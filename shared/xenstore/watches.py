@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Watch events between arrival and their consumer: coalesced, bounded, fair.
 
-A guest can make as many events as it likes. So:
+A guest can cause as many events as it likes. So:
 - at most one event is pending per (path, token), as in the kernel since XSA-349;
-- every domain has a queue of its own and they are served in turn, so that a noisy domain delays
-  nobody but itself;
-- a domain's queue is bounded; when it is full, each watch's events in it collapse to one event
-  for the path the watch was registered with, which says: anything below may have changed.
+- every domain has a queue of its own, and the queues are served in turn, so a noisy domain delays
+  only itself;
+- a domain's queue is bounded. When it is full, the events of each watch in it collapse to one event
+  for the path of the watch, which means: anything below may have changed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import Final
 from shared.xenstore.wire import WatchEvent
 
 PENDING_PER_DOMAIN_MAX: Final = 256
-"""Events kept per domain; some devices' worth of nodes written at once."""
+"""Events kept per domain: enough for the nodes of several devices written at once."""
 
 EVENTS_PER_TURN: Final = 64
-"""Events handed out before the loop serves others."""
+"""Events handed out before the loop does other work."""
 
 NO_DOMAIN: Final = -1
-"""Key of events whose path the watch's callable could not read a domain from."""
+"""Key of events in whose path the watch's function found no domain."""
 
 
 DomainKey = int | Callable[[str], int]
-"""Whose queue an event goes to: a domain, or how to find it in the event's path."""
+"""The queue for an event: a domain, or a function that finds it in the event's path."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watch:
-    """One registered watch; identity is what tells two of them apart."""
+    """One registered watch; two watches are told apart by identity."""
 
     path: str
     token: str
@@ -57,7 +57,7 @@ class Watch:
 
 
 class WatchTable:
-    """The registered watches, to be found by key or by the token of an event."""
+    """The registered watches, found by key or by the token of an event."""
 
     def __init__(self) -> None:
         self._watches: dict[tuple[str, str], Watch] = {}
@@ -70,7 +70,7 @@ class WatchTable:
         return self._watches.get((watch.path, watch.token)) is watch
 
     def get(self, path: str, token: str) -> Watch | None:
-        """The watch registered so."""
+        """The watch registered with this path and token."""
         return self._watches.get((path, token))
 
     def all(self) -> list[Watch]:
@@ -78,12 +78,12 @@ class WatchTable:
         return list(self._watches.values())
 
     def add(self, watch: Watch) -> None:
-        """Enter a watch; the key must be free."""
+        """Add a watch; the key must be free."""
         self._watches[watch.path, watch.token] = watch
         self._by_token.setdefault(watch.token, []).append(watch)
 
     def remove(self, watch: Watch) -> None:
-        """Forget a watch if it is still the one under its key."""
+        """Remove a watch if it is still the one under its key."""
         if watch not in self:
             return
         del self._watches[watch.path, watch.token]
@@ -94,7 +94,7 @@ class WatchTable:
             del self._by_token[watch.token]
 
     def find(self, path: str, token: str) -> Watch | None:
-        """The watch an event belongs to; None if it was removed meanwhile."""
+        """The watch that an event belongs to; None if it was removed meanwhile."""
         for watch in self._by_token.get(token, ()):
             if watch.covers(path):
                 return watch
@@ -111,15 +111,15 @@ class WatchQueue:
         self._collapsed: set[tuple[int, Watch]] = set()
         self._ready = asyncio.Event()
         self.coalesced = 0
-        """Events that met their like still pending."""
+        """Events that arrived while an equal one was pending."""
         self.dropped = 0
-        """Events given up for one for the whole watch."""
+        """Events replaced by one event for the whole watch."""
 
     def __len__(self) -> int:
         return sum(len(pending) for pending in self._pending.values())
 
     async def get(self) -> WatchEvent:
-        """The next event; waits until there is one. Cancelling loses none."""
+        """Wait for the next event. Cancelling loses none."""
         while True:
             event = self.get_nowait()
             if event is not None:
@@ -153,7 +153,7 @@ class WatchQueue:
             await asyncio.sleep(0)  # `get` does not yield while there are events
 
     def put(self, watch: Watch, untrusted_path: str) -> None:
-        """An event has arrived."""
+        """Add an event that has arrived."""
         domain = watch.domain_of(untrusted_path)
         pending = self._pending.get(domain)
         if pending is None:

@@ -4,9 +4,9 @@
 Source: xen/include/public/io/xs_wire.h (`struct xsd_sockmsg`: type, req_id, tx_id, len; 32 bits
 each, in the byte order of the machine) and docs/misc/xenstore.txt (payloads).
 
-Built on the packet of pyxs, except for its check of operations: it refuses those that came after
-its time (RESET_WATCHES, DIRECTORY_PART) and those that a hostile client makes up. Does no I/O; used
-by the clients and by the embedded server.
+Built on the packet of pyxs, with one change: pyxs refuses newer operations (RESET_WATCHES,
+DIRECTORY_PART) and unknown ones, which the embedded server must be able to read. No I/O here; the
+clients and the embedded server use this module.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Op(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """The name as error messages and logs write it: `get perms`."""
+        """The name for error messages and logs: `get perms`."""
         return self.name.lower().replace("_", " ")
 
 
@@ -85,18 +85,18 @@ class Packet(PyxsPacket):  # type: ignore[misc]
         return tuple.__new__(cls, (op, rq_id, tx_id, len(payload), payload))
 
     def encode(self) -> bytes:
-        """The bytes on the wire: header and payload, to be written in one go."""
+        """The bytes on the wire: header and payload, to be written in one call."""
         return HEADER.pack(self.op, self.rq_id, self.tx_id, self.size) + self.payload
 
 
 class PacketReader:
-    """Cuts a stream into packets, however it is torn. Keeps less than one packet."""
+    """Cuts a stream into packets. Keeps less than one packet."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, untrusted_data: bytes) -> list[Packet]:
-        """The packets that are complete with this piece of the stream.
+        """Add a piece of the stream; return the packets that are now complete.
 
         Raises:
             WireError: a header announces more than 4096 bytes of payload.
@@ -112,7 +112,7 @@ class PacketReader:
             stop = start + size
             if stop > end:
                 break
-            # Not Packet(...): this is the hot path and the size is checked already.
+            # Not Packet(...): this is the hot path, and the size was checked above.
             packets.append(tuple.__new__(Packet, (op, rq_id, tx_id, size, data[start:stop])))
             offset = stop
         self._rest = data[offset:]
@@ -125,7 +125,7 @@ _PERMISSION = re.compile(rb"([nrwb])(0|[1-9][0-9]{0,4})")
 class Perm(NamedTuple):
     """One entry of a node's permissions: `n` none, `r` read, `w` write, `b` both, and a domain.
 
-    The first entry of a node names its owner; its letter is what everybody else may do.
+    The first entry of a node names its owner; its letter says what all other domains may do.
     """
 
     access: str
@@ -139,7 +139,7 @@ class Perm(NamedTuple):
         """Read `r5`.
 
         Raises:
-            ValueError: it is no permission.
+            ValueError: the text is not a permission.
         """
         match = _PERMISSION.fullmatch(untrusted_text)
         if match is None or int(match[2]) > 0xFFFF:
@@ -171,8 +171,8 @@ def join_strings(operation: Op, *arguments: str | bytes) -> bytes:
     """Arguments of a request, each with its NUL.
 
     Raises:
-        InvalidRequestError: an argument holds a NUL or is not ASCII; xenstored would read
-            something else than was meant.
+        InvalidRequestError: an argument contains a NUL or is not ASCII; xenstored would
+            misread it.
     """
     encoded = []
     for argument in arguments:
@@ -192,7 +192,7 @@ def errno_payload(number: int) -> bytes:
 
 
 def operation_name(op: int) -> str:
-    """Name of any operation number for messages."""
+    """The name of any operation number, for messages."""
     try:
         return Op(op).label
     except ValueError:

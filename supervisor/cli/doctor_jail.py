@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `doctor` says of the workers' jail: what this kernel gives of it, and what is in its way.
+"""What `doctor` says about the jail: what this kernel supports, and what conflicts with it.
 
 Pure, as `doctor_checks`; the trial itself (`python -m worker.jail`) is the probe's. It is made by
 whoever runs `doctor`: as another user than root it shows what workers without root would have.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `doctor` says of a host with xl: who serves which directory, and who else would.
+"""What `doctor` says about a host with xl: who serves which directory, and who else would.
 
 Pure, as `doctor_checks`. Two servers of one directory destroy what its device holds; what is on a
 guest's way to that stands here: the kernel's backends, a QEMU of the guest, `xl devd`, which

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The counters of a device for people, by what its type says of them (`shared.device_types`)."""
+"""Shows the counters of a device as its type describes them (`shared.device_types`)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`xenbackd upgrade`: the supervisor replaces itself by the code now installed."""
+"""`xenbackd upgrade`: the supervisor replaces itself by the installed code."""
 
 from __future__ import annotations
 

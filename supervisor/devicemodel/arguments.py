@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line libxl gives to a device model: of it, what concerns us.
+"""The command line that libxl gives to a device model: the part of it that we need.
 
 libxl knows two forms, `device_model_version` "qemu-xen" (`-xen-domid N -chardev socket,… -machine
 xenpv`) and "qemu-xen-traditional" (`-d N -domain-name NAME -M xenpv`). Both are QEMU's language

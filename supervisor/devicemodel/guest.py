@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guest a device model belongs to, as xenstore knows it: there, and still the same.
+"""The guest of a device model in xenstore: whether it exists and is still the same.
 
 Paths are relative to the own domain's directory, as QEMU's are: in dom0 that is where libxl looks,
 in a driver domain where `xl devd` looks.

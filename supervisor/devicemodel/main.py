@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`xenbackd-device-model`: named in `device_model_override=`, it makes libxl believe in a QEMU.
+"""`xenbackd-device-model`, for `device_model_override=`: to libxl it looks like a QEMU.
 
 libxl starts it as a session leader with /dev/null and a log file, waits for the xenstore node
 `device-model/<domid>/state`, asks a few things over QMP and goes on. So nothing is forked here,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QMP, as much of it as the toolstack asks of the device model of a PV guest.
+"""The part of QMP that the toolstack needs from the device model of a PV guest.
 
 Protocol: QEMU's docs/interop/qmp-spec. Who asks: libxl 4.17 to 4.19 `query-chardev`, with a vfb
 `query-vnc`, with a password for it `change-vnc-password`; with dm_restrict `query-status` and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The QMP sockets and their clients, without ever waiting.
+"""The QMP sockets and their clients; nothing here blocks.
 
 A client that sends without reading is not read any more until it has taken its answers; more than
 `CLIENTS_MAX` wait in the socket's queue, as with QEMU, which serves one at a time.

@@ -66,7 +66,7 @@ class Answer(enum.Enum):
     NONE = "no failure: a successor only where the device wants one"
     RENEW = "no failure: restart at once, within the budget"
     HOLD = "held until the configuration or a node of the backend directory changes"
-    NEXT_CONNECTION = "closed; served again when the frontend starts anew"
+    NEXT_CONNECTION = "closed; served again when the frontend connects again"
     BACKOFF = "restart with back-off"
     QUARANTINE = "quarantine at once"
 
@@ -76,7 +76,7 @@ class Counts(enum.Enum):
 
     NO = "no"
     YES = "yes"
-    AFTER_SOME = "yes, but for the first host_failures_free"
+    AFTER_SOME = "yes, except the first host_failures_free"
     GUEST = "by itself: guest_faults within guest_window"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A journal that a worker which was taken over left to its successor (F.2: 38b).
+"""A journal that a worker which was taken over left to its successor (F38b).
 
 What is plainly damaged is in unit/devices/block/test_journal.py. Here are the values just outside
 of what can be, those far outside, and whole journals that fit together in all but one thing:

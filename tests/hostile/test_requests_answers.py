@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a guest finds in its ring afterwards (F.2: 24, XSA-216): the answers, and nothing else.
+"""What a guest finds in its ring afterwards (F24, XSA-216): the answers, and nothing else.
 
 Slots are compared whole, and so is all around them; what the rest of a slot held is what the guest
 wrote there itself, so it must be there still.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory of ours that a guest's data goes through (F.2: 23, 36): bounded, whole, given back."""
+"""Memory of ours that a guest's data goes through (F23, F36): bounded, whole, given back."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A disk that changes while its guest works (F.2: 20, 26): smaller, larger, another one.
+"""A disk that changes while its guest works (F20, F26): smaller, larger, another one.
 
 The size that was published bounds every request until the next connection, whatever the file does.
 An image that shrinks under a whole xenbackd is in test_bad_input_image.py.

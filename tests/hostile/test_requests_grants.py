@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pages that a guest did not grant, not so, or not any more (F.2: 23).
+"""Pages that a guest did not grant, not so, or not any more (F23).
 
 On the embedded hypervisor, whose checks between domains are real. How mapping and copying fall back
 on each other is in tests/unit/devices/block/test_grants.py, the hypervisor's own checks are in

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ring indices and events that make no sense, or come without end (F.2: 13 to 15).
+"""Ring indices and events that make no sense, or come without end (F13 to F15).
 
 What one impossible producer does is in test_ring.py of the unit tests, over a whole xenbackd in
 test_bad_input_requests.py. Here: every distance, with and without a journal, in every

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Requests that break a rule (F.2: 17 to 21 and 25), many thousand of them.
+"""Requests that break a rule (F17 to F21 and F25), many thousand of them.
 
 Each rule by itself is in tests/unit/devices/block/test_requests.py, and over a whole xenbackd in
 test_bad_input_requests.py. Here the parser is held against a second statement of the

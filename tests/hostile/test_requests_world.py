@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The same over a whole xenbackd, beside an innocent guest (F.2: 13 to 26 together).
+"""The same over a whole xenbackd, beside an innocent guest (F13 to F26 together).
 
 Each case by itself is in the other test_requests_*.py, on the data plane alone. Here many of them
 meet in one guest's life, and the scene asserts what must hold for everybody else: the innocent

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What confines a worker."""
+"""The jail: what confines a worker."""

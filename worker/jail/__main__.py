@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""`python -m worker.jail`: what of the jail this host gives, tried out in a process made for it.
+"""`python -m worker.jail`: tries the jail on this host, in a process made for that.
 
-The steps are a worker's but for those on handles, and stop at the first that fails. Run as root it
-needs a user id: that of the first worker, by --uid. Prints a table, or with --json a list of
-`{"step": …, "text": …, "outcome": "done" | "left out" | "failed", "reason": …}`. Exit status 1 if a
-step failed.
+The steps are those of a worker, except those on handles; they end at the first failure. As root it
+needs a user id, for instance that of the first worker: --uid. It prints a table, or with --json a
+list of `{"step": …, "text": …, "outcome": "done" | "left out" | "failed", "reason": …}`. The exit
+status is 1 if a step failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worker.jail.plan import Plan, Subject, make_plan
 
 
 def main() -> int:
-    """Try and print."""
+    """Try the jail and print the outcomes."""
     parser = argparse.ArgumentParser(prog="python -m worker.jail", description="Try the jail.")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--uid", type=int, default=1_879_048_192, help="user id to change to")
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _in_child(spec: JailSpec) -> bytes:
-    """What a child that is jailed writes into a pipe."""
+    """What a jailed child writes into a pipe."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""What workers may ask of the kernel: the allow-lists, as data.
+"""The system calls that workers may make: the allow-lists, as data.
 
-Three parts make up a worker's list: what every worker needs, what its hypervisor needs, and what
-its device type says in its manifest (shared.device_types). A worker is under it from the end of
-its first `Init` on: files are open, threads of the bus run, nothing a guest wrote has been looked
-at. What it does before that needs no place here.
+A worker's list has three parts: what every worker needs, what its hypervisor needs, and what its
+device type lists in its manifest (shared.device_types). The list is in force from the end of the
+first `Init`: by then the files are open and the threads of the bus run, and the worker has not yet
+looked at anything that a guest wrote. Calls that it makes only before that are not listed.
 
-What is not on the list kills the worker. An errno stands only where honest code of ours or of a
-library asks and goes on without: its `why` says which.
+A call that is not on the list kills the worker. An errno is used only where honest code, ours or a
+library's, makes the call and can do without its result; the `why` says which code.
 
-The lists were found by reasoning and by tracing workers under load, in recovery, adoption and
-fatal signals (glibc 2.36, CPython 3.11 and 3.13, libzmq 4.3.5); other versions of these make others
-of these calls, so whole families stand here (poll, ppoll).
+The lists were found by reasoning, and by tracing workers under load, in recovery, adoption and
+fatal signals (glibc 2.36, CPython 3.11 and 3.13, libzmq 4.3.5). Other versions make similar calls,
+so whole families are listed (poll, ppoll).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final
 from shared.system_calls import INT, Argument, Call, Group, ioctls, plain
 from shared.worker_spec import HypervisorKind
 
-# Numbers of asm-generic and linux headers, the same on x86_64 and aarch64.
+# Numbers from asm-generic and linux headers, the same on x86_64 and aarch64.
 
 _PROT_EXEC: Final = 0x4
 _NOT_EXECUTABLE: Final = (Argument(2, (0,), _PROT_EXEC),)
@@ -48,7 +48,7 @@ _TERMINAL: Final = (0x5401, 0x802C542A)  # TCGETS, and TCGETS2 of newer C librar
 
 
 OWN_PROCESS: Final = 0x7FFFFFFF
-"""Stands for the worker's own process id, which no list can know; no process has such an id."""
+"""Stands for the worker's own process id, which no list can know. No process has this id."""
 
 COMMON: Final[tuple[Group, ...]] = (
     Group(
@@ -60,7 +60,7 @@ COMMON: Final[tuple[Group, ...]] = (
         ),
     ),
     Group(
-        "threads: libzmq's, and those of I/O, which are started when first needed",
+        "threads: those of libzmq, and those for I/O, which are started when first needed",
         (
             Call(
                 "clone",
@@ -76,7 +76,7 @@ COMMON: Final[tuple[Group, ...]] = (
         ),
     ),
     Group(
-        "how libzmq's threads begin, which may be later than the filter",
+        "the start of libzmq's threads, which may come after the filter",
         (
             *plain("sched_getparam sched_getscheduler"),
             Call("sched_setscheduler", (Argument(1, (_SCHED_OTHER,), INT),), "SCHED_OTHER"),
@@ -87,22 +87,22 @@ COMMON: Final[tuple[Group, ...]] = (
         (Call("clone3", error=errno.ENOSYS),),
     ),
     Group(
-        "time: where the clock cannot be read without the kernel, and short waits",
+        "time: the clock, where it cannot be read without the kernel, and short waits",
         plain("clock_gettime clock_getres gettimeofday time clock_nanosleep nanosleep"),
     ),
     Group(
-        "signals: handlers, and the trace of a worker that is aborted or crashes",
+        "signals: handlers, and the trace when a worker is aborted or crashes",
         (
             *plain("rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall"),
             Call("tgkill", (Argument(0, (OWN_PROCESS,), INT),), "to itself"),
         ),
     ),
     Group(
-        "waiting for descriptors, of a supervisor's process too",
+        "waiting for descriptors, including that of the supervisor's process",
         plain("poll ppoll epoll_wait epoll_pwait epoll_ctl eventfd2 pidfd_open"),
     ),
     Group(
-        "descriptors it has; not F_SETOWN, which sends signals",
+        "open descriptors; not F_SETOWN, which sends signals",
         (
             *plain("read write writev close lseek fstat"),
             Call("newfstatat", (Argument(3, (_AT_EMPTY_PATH,), INT),), "AT_EMPTY_PATH"),
@@ -114,7 +114,7 @@ COMMON: Final[tuple[Group, ...]] = (
         ),
     ),
     Group(
-        "the bus: connects anew to the next supervisor",
+        "the bus: it connects again to the next supervisor",
         (
             Call("socket", (Argument(0, (_AF_UNIX,), INT),), "AF_UNIX"),
             *plain("connect sendto recvfrom getsockname getpeername"),
@@ -129,7 +129,7 @@ COMMON: Final[tuple[Group, ...]] = (
     Group("sorting in the C library asks how much memory there is", plain("sysinfo")),
     Group("the end", plain("exit_group")),
     Group(
-        "Python looks whether a file is there, for a module or a line of a traceback",
+        "Python looks for files: modules, and source lines for a traceback",
         tuple(Call(name, error=errno.EACCES) for name in ("stat", "lstat", "newfstatat")),
     ),
     Group(

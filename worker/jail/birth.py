@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Steps of the jail that are done at birth: while the process has one thread and knows no guest.
+"""Steps of the jail at birth, while the process has one thread and no data of a guest.
 
-Attributes of the kernel that belong to a thread (capabilities, no_new_privs, Landlock, and the
-file system's view once it is not shared any more) pass to the threads that it starts, but not to
-those that are there already. So all of these stand here, before libzmq's threads.
+The kernel keeps some attributes per thread: capabilities, no_new_privs, Landlock, and the view of
+the file system once it is no longer shared. A thread passes them to threads that it starts, but not
+to threads that exist already. So these steps come before libzmq starts its threads.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from worker.jail.kernel import Capability
 from worker.jail.step import LeftOutError
 
 NEEDED_UNTIL_ENTRY: Final = (
-    Capability.DAC_OVERRIDE,  # what a device opens, the journal, /dev/xen: anybody's
+    Capability.DAC_OVERRIDE,  # images, the journal and /dev/xen may belong to any user
     Capability.DAC_READ_SEARCH,
     Capability.SYS_ADMIN,  # mount and pivot_root
     Capability.SYS_CHROOT,  # where the root cannot be pivoted away
     Capability.SETGID,
     Capability.SETUID,
 )
-"""What a worker of root keeps between birth and entry; it goes with the user id."""
+"""Capabilities that a worker of root keeps between birth and entry; it loses them with the uid."""
 _NEEDED_MASK: Final = sum(1 << one for one in NEEDED_UNTIL_ENTRY)
 
 
 @dataclass(frozen=True, slots=True)
 class JoinControlGroup:
-    """Memory, processes, CPU and I/O are bounded by the group the supervisor made."""
+    """The control group that the supervisor made limits memory, processes, CPU and I/O."""
 
     directory: str
     name: str = "cgroup"
@@ -54,7 +54,7 @@ class JoinControlGroup:
 
 @dataclass(frozen=True, slots=True)
 class OwnSession:
-    """No terminal, and no signal meant for the supervisor's process group."""
+    """The process has no terminal and gets no signals for the supervisor's process group."""
 
     name: str = "session"
 
@@ -70,7 +70,7 @@ class OwnSession:
 
 @dataclass(frozen=True, slots=True)
 class CloseDescriptors:
-    """Only standard ones and those that are named survive."""
+    """Only the standard descriptors and the named ones stay open."""
 
     keep: tuple[int, ...]
     name: str = "descriptors"
@@ -103,7 +103,7 @@ def _close(first: int, last: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EmptyEnvironment:
-    """Nothing of the supervisor's environment is left in this process's own."""
+    """Removes the supervisor's environment from this process."""
 
     name: str = "environment"
 
@@ -116,7 +116,7 @@ class EmptyEnvironment:
 
 @dataclass(frozen=True, slots=True)
 class OwnerOnly:
-    """What the worker makes is nobody else's."""
+    """Files that the worker makes are for their owner only."""
 
     name: str = "umask"
 
@@ -128,29 +128,29 @@ class OwnerOnly:
 
 
 _STACK: Final = 8
-"""MiB of a thread's stack, as the C library takes it from the usual RLIMIT_STACK."""
+"""MiB of a thread's stack, which the C library takes from the usual RLIMIT_STACK."""
 
 MAPPED: Final[dict[HypervisorKind, int]] = {"xen": 1024, "embedded": 16_384 + 1024}
-"""MiB for the guest's pages and for code; the embedded hypervisor's library maps all of a guest's
-memory, of which `xenbackd guest create` gives that much at most."""
+"""MiB for the guest's pages and for code. The embedded hypervisor's library maps all memory of a
+guest, to which `xenbackd guest create` gives at most 16 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Resource limits (setrlimit). None on the size of files, which devices serve as they are.
+    """Resource limits (setrlimit). The size of files is not limited: images may have any size.
 
-    What is mapped counts, used or not: each thread has a stack of `_STACK`, and the guest's pages
-    are mapped too. So these bounds are loose; the tight one is that of a control group.
+    All mapped memory counts, used or not: each thread has a stack of `_STACK`, and the guest's
+    pages are mapped too. So these limits are loose; the tight limit is that of a control group.
     """
 
     open_files: int
     processes: int | None
-    """None: the user id is shared with others, whose threads would count."""
+    """None: other processes share the user id, and their threads would count."""
     memory: int
-    """MiB of data; besides it there are stacks."""
+    """MiB of data, without stacks."""
     stacks: int
     mapped: int
-    """MiB that may be mapped besides."""
+    """MiB that may be mapped in addition."""
     name: str = "limits"
 
     def describe(self) -> str:
@@ -170,7 +170,7 @@ class Limits:
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_MSGQUEUE: 0,
             resource.RLIMIT_MEMLOCK: 0,
-            # Private pages that can be written (since Linux 4.7), and everything that is mapped.
+            # Private writable pages (since Linux 4.7), and all mappings.
             resource.RLIMIT_DATA: self._data << 20,
             resource.RLIMIT_AS: (self._data + self.mapped) << 20,
         }
@@ -184,8 +184,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class NotSpared:
-    """The supervisor's unit spares it when the host runs out of memory (OOMScoreAdjust=), and
-    children inherit that. A worker can be replaced, and one that was taken over may be the cause.
+    """Lets the kernel kill this worker when the host runs out of memory. The supervisor's unit
+    protects the supervisor from that (OOMScoreAdjust=), and children inherit the protection. But a
+    worker can be replaced, and one that was taken over may be the cause.
     """
 
     name: str = "oom-score"
@@ -207,7 +208,7 @@ class NotSpared:
 
 @dataclass(frozen=True, slots=True)
 class NoNewPrivileges:
-    """No program that is executed gives privileges; also what lets anybody install a filter."""
+    """Executing a program gives no privileges. Without privileges, a filter needs this too."""
 
     name: str = "no_new_privs"
 
@@ -220,7 +221,7 @@ class NoNewPrivileges:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A namespace of its own."""
+    """A namespace of the worker's own."""
 
     flag: int
     name: str
@@ -237,7 +238,7 @@ class Namespace:
                 raise LeftOutError("this kernel has no such namespaces") from None
             raise
         if self.flag == kernel.CLONE_NEWNS:
-            # What the host unmounts meanwhile goes here too; what is mounted here stays here.
+            # An unmount on the host reaches this namespace; a mount here does not reach the host.
             kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
 
 
@@ -250,7 +251,7 @@ NAMESPACES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DropCapabilities:
-    """Nothing can be gained by executing, and what entry does not need is gone at once."""
+    """Executing a program gives no capabilities, and those that entry does not need are dropped."""
 
     name: str = "capabilities"
 
@@ -258,7 +259,7 @@ class DropCapabilities:
         return "bounding, ambient and inheritable capabilities empty"
 
     def execute(self) -> None:
-        # First the bounding set: what lets us is among what goes next.
+        # The bounding set first: it needs a capability that is dropped next.
         kernel.drop_bounding_set()
         with contextlib.suppress(OSError):  # before Linux 4.3 there was no ambient set
             kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""An assembler of classic BPF, as seccomp takes it (linux/filter.h, linux/bpf_common.h).
+"""An assembler for classic BPF, as seccomp takes it (linux/filter.h, linux/bpf_common.h).
 
-Instructions are added in order and jump to labels. A conditional jump's offsets are one byte: a
-target that is farther away is reached by an unconditional jump put right behind. What comes out
-passes the kernel's verifier: forward jumps only, at most 4096 instructions.
+Instructions are added in order and jump to labels. The offsets of a conditional jump have one byte.
+If a target is farther away, an unconditional jump right behind the conditional one reaches it. The
+result passes the kernel's verifier: only forward jumps, at most 4096 instructions.
 
-Only what a filter needs: load a word of `struct seccomp_data`, mask it, compare, jump, return.
-Knows nothing of system calls.
+There is only what a filter needs: load a word of `struct seccomp_data`, mask it, compare, jump,
+return. This module knows no system calls.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from shared.errors import BackendBug
 Label = NewType("Label", int)
 
 LENGTH_MAX: Final = 4096
-"""Instructions the kernel takes (BPF_MAXINSNS)."""
+"""Instructions that the kernel takes at most (BPF_MAXINSNS)."""
 REACH: Final = 255
-"""Instructions a conditional jump can pass over."""
+"""Instructions that a conditional jump can skip at most."""
 
 LD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS: A = word at k
 AND: Final = 0x54  # BPF_ALU | BPF_AND | BPF_K
@@ -37,9 +37,9 @@ class _Instruction:
     code: int
     constant: int = 0
     targets: tuple[Label, ...] = ()
-    """None, one (JA) or two: where to go if the condition holds, and where if not."""
+    """No target, one (JA) or two: where to go if the condition holds, and where if not."""
     far: tuple[bool, ...] = (False, False)
-    """Which of two targets are out of reach."""
+    """Which of the two targets are out of reach."""
 
     @property
     def length(self) -> int:
@@ -52,15 +52,15 @@ class Program:
     def __init__(self) -> None:
         self._instructions: list[_Instruction] = []
         self._places: list[int | None] = []
-        """For each label the index of the instruction it stands before."""
+        """For each label the index of the instruction after it."""
 
     def label(self) -> Label:
-        """A new label, to be placed later on."""
+        """Make a label, to be placed later."""
         self._places.append(None)
         return Label(len(self._places) - 1)
 
     def place(self, label: Label) -> None:
-        """The label stands before the next instruction."""
+        """Place the label before the next instruction."""
         self._places[label] = len(self._instructions)
 
     def load(self, offset: int) -> None:
@@ -68,7 +68,7 @@ class Program:
         self._instructions.append(_Instruction(LD, offset))
 
     def mask(self, bits: int) -> None:
-        """Keep these bits of what is loaded."""
+        """Keep only these bits of the loaded word."""
         self._instructions.append(_Instruction(AND, bits))
 
     def verdict(self, value: int) -> None:
@@ -80,14 +80,14 @@ class Program:
         self._instructions.append(_Instruction(JA, 0, (label,)))
 
     def jump(self, code: int, constant: int, then: Label, otherwise: Label) -> None:
-        """Compare what is loaded with a constant (JEQ, JGE) and go on at one of two labels."""
+        """Compare the loaded word with a constant (JEQ, JGE) and go on at one of two labels."""
         self._instructions.append(_Instruction(code, constant, (then, otherwise)))
 
     def encode(self) -> bytes:
         """An array of `struct sock_filter`, little-endian, 8 bytes each.
 
         Raises:
-            BackendBug: it is too long, or a jump leads backward or nowhere.
+            BackendBug: the program is too long, or a jump leads backwards or nowhere.
         """
         addresses = self._layout()
         while self._stretch(addresses):
@@ -100,16 +100,16 @@ class Program:
         )
 
     def _layout(self) -> list[int]:
-        """Address of each instruction, and of the end."""
+        """The address of each instruction, and of the end."""
         addresses = [0]
         for instruction in self._instructions:
             addresses.append(addresses[-1] + instruction.length)
         return addresses
 
     def _stretch(self, addresses: list[int]) -> bool:
-        """Mark the targets that are out of reach; whether there were new ones.
+        """Mark the targets that are out of reach; return whether there were new ones.
 
-        What was marked stays so, also if it would do without in the end: so this comes to an end.
+        A mark stays even if the target comes within reach later, so this terminates.
         """
         changed = False
         for instruction, address in zip(self._instructions, addresses, strict=False):

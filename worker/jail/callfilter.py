@@ -13,9 +13,9 @@ from worker.jail import seccomp
 
 @dataclass(frozen=True, slots=True)
 class FilterCalls:
-    """Only what the device type and the hypervisor need of the kernel, for all threads.
+    """Allows all threads only those system calls that device type and hypervisor need.
 
-    `program` gives the filter; it was made before, for a handler's own list lies in files.
+    `program` returns the filter. It was made earlier, because the manifests are in files.
     """
 
     handler: str

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What this process may do and this kernel can, as far as a plan depends on it.
+"""What this process may do and what this kernel can do, as far as a plan depends on it.
 
-Looked up once, by system calls alone: /proc need not be there. What is forked has the facts of who
-forked it. What can only be found out by trying is left to the steps themselves.
+Looked up once, only by system calls, so /proc is not needed. A forked process has the facts of its
+parent. The steps themselves find out what can only be found out by trying.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Facts:
     """See the module."""
 
     root: bool
-    """The effective user is root, if only of a container."""
+    """The effective user is root, perhaps only of a container."""
     capabilities: int
     """The effective set, as a mask."""
     landlock: int
-    """Version of Landlock's interface; 0: none."""
+    """Version of Landlock's interface; 0: the kernel has none."""
 
     def can(self, *needed: Capability) -> bool:
-        """Whether all these capabilities are there."""
+        """Whether this process has all these capabilities."""
         return all(self.capabilities >> one & 1 for one in needed)
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The system-call filter of a worker: from the lists (worker.jail.allowed) to a program.
+"""Makes the system-call filter of a worker from the lists (worker.jail.allowed).
 
 `python -m worker.jail.filters` prints the lists as Markdown (docs/system-calls.md).
 
-All but the process id is made once: in the fork server, if it asks for the filters there will be.
+Everything except the process id is made once, in the fork server if it asks for the filters in
+advance.
 
-Makes no system call of its own, except for reading a manifest that is not loaded yet: so the
-filter is made while the worker still sees files, and installed later (worker.jail.seccomp).
+If the manifest of a type is not loaded yet, it is read from a file. So the filter is made while the
+worker still sees files, and installed later (worker.jail.seccomp).
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ def filter_for(
 ) -> bytes:
     """The filter of a worker, for `worker.jail.seccomp.install`.
 
-    `handler` is the name of a device type, "" for what every worker may; `pid` is the worker's own,
-    that of this process unless given. In the mode `log` what is not on the list is logged by the
-    kernel and happens; what is answered with an errno still is.
+    `handler` is the name of a device type; "" gives only the calls of every worker. `pid` is the
+    worker's process id, by default that of this process. In the mode `log`, the kernel logs and
+    allows calls that are not on the list; calls that are answered with an errno still are.
 
     Raises:
-        ConfigError: no such handler, it asks for calls there are not, or this machine has no list.
+        ConfigError: no such device type, it asks for calls that do not exist, or this machine has
+            no list.
     """
     template, place = _template(
         handler, hypervisor, mode, this_machine() if machine is None else machine
@@ -77,7 +79,7 @@ def filter_for(
 def _template(
     handler: str, hypervisor: HypervisorKind, mode: Mode, machine: Machine
 ) -> tuple[bytes, int]:
-    """The filter for a process that does not exist, and where its id is to be put."""
+    """The filter for a placeholder process id, and the place of that id in it."""
     default = _DEFAULTS[mode]
     calls: dict[int, list[Clause]] = {}
     groups = groups_of(handler, hypervisor)
@@ -95,9 +97,9 @@ def _template(
 
 
 def seal_filter(machine: Machine | None = None) -> bytes:
-    """A filter to be put on top: no grant of any domain can be mapped or copied any more (EPERM).
+    """A further filter: no grant of any domain can be mapped or copied any more (EPERM).
 
-    What is mapped stays mapped and can be unmapped.
+    Mapped pages stay mapped and can be unmapped.
     """
     machine = this_machine() if machine is None else machine
     ioctl = number(machine, "ioctl")
@@ -108,7 +110,7 @@ def seal_filter(machine: Machine | None = None) -> bytes:
 
 
 def groups_of(handler: str, hypervisor: HypervisorKind) -> tuple[Group, ...]:
-    """What a worker may call, with reasons; raises ConfigError as `filter_for`."""
+    """The calls that a worker may make, with reasons; raises ConfigError like `filter_for`."""
     own = resolve(handler).system_calls if handler else ()
     return COMMON + HYPERVISORS[hypervisor] + own
 
@@ -117,7 +119,7 @@ def this_machine() -> Machine:
     """The machine of this process.
 
     Raises:
-        ConfigError: one without lists.
+        ConfigError: there are no lists for this machine.
     """
     name = platform.machine()
     for machine in (X86_64, AARCH64):
@@ -129,7 +131,7 @@ def this_machine() -> Machine:
 
 
 def _by_precedence(calls: Iterable[Call]) -> Iterator[Call]:
-    """What is allowed comes before what is answered with an errno."""
+    """Order calls so that rows that allow come before rows with an errno."""
     return iter(sorted(calls, key=lambda call: bool(call.error)))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Steps of the jail on the hypervisor's handles, between opening them and their first use.
+"""Steps of the jail for the hypervisor's handles, between opening them and their first use.
 
-Never xentoolcore_restrict_all(): it replaces the grant handle's descriptor by /dev/null. Linux's
-grant device cannot be confined to one domain; SECURITY.md says what follows from that.
+Do not use xentoolcore_restrict_all() here: it replaces the grant handle's descriptor by /dev/null.
+Linux's grant device cannot be confined to one domain; SECURITY.md says what follows from that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from worker.jail.step import LeftOutError
 
 @dataclass(frozen=True, slots=True)
 class RestrictEventChannels:
-    """The event-channel handle can bind ports of the one domain only, for ever."""
+    """The event-channel handle can bind only ports of the one domain, for ever."""
 
     domid: int
     handles: Callable[[], Handles] = field(compare=False)
@@ -44,5 +44,5 @@ class LimitGrants:
         grant_table = self.handles().grant_table
         if grant_table is None:
             raise LeftOutError("the device has no grant handle")
-        # Where Linux does not know the call any more the library says that all is well.
+        # If Linux no longer knows the call, the library reports success.
         grant_table.set_max_grants(self.count)

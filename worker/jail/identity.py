@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Steps of the jail that take the user id, and with it every capability, from all threads.
+"""Steps of the jail that change the user id of all threads, and so drop every capability.
 
-The kernel's calls change one thread; glibc's (which Python's are) tell all others to do the same
-and end the process if one of them cannot (nptl(7)). When all three user ids go from 0 to something
-else, the kernel empties the permitted, effective and ambient sets (capabilities(7)). Neither is
-taken for granted: each thread is asked afterwards.
+The kernel's calls change one thread. The calls of glibc, which Python uses, make all other threads
+do the same, and end the process if one of them cannot (nptl(7)). When all three user ids change
+from 0 to another value, the kernel empties the permitted, effective and ambient sets
+(capabilities(7)). We rely on neither: each thread is checked afterwards.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from worker.jail import kernel
 
 
 def threads() -> list[int]:
-    """Ids of this process's threads; needs /proc, so it is asked before the root is empty."""
+    """Ids of this process's threads. Needs /proc, so it is called before the root is empty."""
     return [int(name) for name in os.listdir("/proc/self/task")]  # noqa: PTH208 — no Path needed
 
 
 @dataclass(frozen=True, slots=True)
 class OwnUser:
-    """A user and a group that nobody else has, no other groups, no capability in any thread."""
+    """A user and a group of the worker alone, no other groups, no capability in any thread."""
 
     uid: int
     threads: Callable[[], Sequence[int]] = field(compare=False)
@@ -52,7 +52,7 @@ class OwnUser:
 
 @dataclass(frozen=True, slots=True)
 class NotDumpable:
-    """Nobody but root looks at the process, by ptrace or in /proc; it leaves no core."""
+    """Only root can look at the process, by ptrace or in /proc; it leaves no core."""
 
     name: str = "dumpable"
 

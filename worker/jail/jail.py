@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""A worker's jail: its plan, and what has become of it.
+"""A worker's jail: carries out its plan and remembers what was done.
 
 Invariants:
-- birth comes before anything is opened and before the second thread, the handles' steps before
-  their first use, entry before anything that a guest wrote is looked at;
-- what was left out is known, with its reason, and is told to the supervisor;
-- a step that should have worked and did not leaves a process that must not go on: `HostError`.
+- birth comes before anything is opened and before the second thread; the steps for handles come
+  before the first use of the handles; entry comes before the worker looks at anything that a guest
+  wrote;
+- each step that was left out is reported to the supervisor, with its reason;
+- if a step fails that should have worked, the process must not go on: `HostError`.
 
-After entry no file can be opened, so what Python would look up in files later is settled first:
-modules come from memory or not at all, tracebacks have no lines of source. One thing stays: source
-text compiled inside must be right, for Python opens a file to show the line of a syntax error.
+After entry no file can be opened. So Python must not look for files later: modules come from memory
+or not at all, and tracebacks have no source lines. One case remains: source text that is compiled
+inside must be right, because Python opens a file to show the line of a syntax error.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from worker.jail.step import LeftOutError, Step
 
 
 class Jail:
-    """One worker's. `birth`, `confine` and `enter` are called once each, in that order."""
+    """One worker's jail. `birth`, `confine` and `enter` are called once each, in that order."""
 
     def __init__(
         self,
@@ -42,10 +43,10 @@ class Jail:
         max_grants: int | None,
         descriptors: tuple[int, ...],
     ) -> None:
-        """`descriptors`: those handed to the process that stay open.
+        """`descriptors` were passed to the process and stay open.
 
         Raises:
-            ConfigError: the handler asks for system calls there are not.
+            ConfigError: the device type asks for system calls that do not exist.
         """
         self._handles: Handles | None = None
         self._threads: list[int] = []
@@ -62,23 +63,23 @@ class Jail:
         )
         self.plan: Plan = make_plan(spec, facts.look(), subject)
         self.done: list[str] = []
-        """What is true of this process, step by step."""
+        """What is true for this process, step by step."""
         self.left_out: list[str] = []
-        """What is not, and why."""
+        """What is not true, and why."""
         self.entered = False
 
     def birth(self) -> None:
-        """First of all; raises HostError, or ConfigError for the handler's list of calls."""
+        """Call it first; raises HostError, or ConfigError for the type's list of calls."""
         self._run(self.plan.birth)
-        self._program()  # read now what it is made of
+        self._program()  # while its files can still be read
 
     def confine(self, handles: Handles) -> None:
-        """The handles were opened and not used yet; raises HostError."""
+        """Call it after the handles were opened, before their first use; raises HostError."""
         self._handles = handles
         self._run(self.plan.handles)
 
     def enter(self) -> None:
-        """Everything that is ever opened is open; raises HostError."""
+        """Call it when everything is open; raises HostError."""
         self._threads = identity.threads()
         _forget_files()
         self._run(self.plan.entry)
@@ -102,10 +103,10 @@ class Jail:
 
 
 def carry_out(step: Step) -> str:
-    """Do one step; the reason if it was left out.
+    """Do one step; return the reason if it was left out, else "".
 
     Raises:
-        HostError: it should have worked.
+        HostError: the step should have worked and did not.
     """
     try:
         step.execute()
@@ -117,14 +118,14 @@ def carry_out(step: Step) -> str:
 
 
 def _forget_files() -> None:
-    """Python must not look for files that it would be killed for looking for."""
-    # A module that was not imported before is missing, which is an error like any other.
+    """Keep Python from looking for files, for which the filter would kill it."""
+    # A module that was not imported before counts as missing: an ordinary error.
     sys.meta_path[:] = [
         importlib.machinery.BuiltinImporter,
         importlib.machinery.FrozenImporter,
     ]
-    # Lines held already would be parsed for the place in the line, and a line that is no expression
-    # makes Python look for a file named "<unknown>" (PyErr_ProgramText, 3.13).
+    # For a traceback Python parses a cached source line to find the place in it. If the line is no
+    # expression, it looks for a file named "<unknown>" (PyErr_ProgramText, 3.13).
     linecache.clearcache()
     linecache.checkcache = lambda filename=None: None
     linecache.updatecache = lambda filename, module_globals=None: []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The jail's system calls with errors as Python has them, and the kernel's numbers for them.
+"""The jail's system calls with Python's errors, and the kernel's numbers for them.
 
-Numbers are of linux/capability.h, linux/prctl.h, linux/sched.h, linux/mount.h and
-linux/landlock.h; they are the same on all architectures. Decides nothing.
+The numbers are from linux/capability.h, linux/prctl.h, linux/sched.h, linux/mount.h and
+linux/landlock.h; they are the same on all architectures. This module decides nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MNT_DETACH: Final = 2
 
 
 class Capability(enum.IntEnum):
-    """Those that the jail names."""
+    """The capabilities that the jail names."""
 
     DAC_OVERRIDE = 1
     DAC_READ_SEARCH = 2
@@ -52,7 +52,7 @@ class Capability(enum.IntEnum):
 
 
 class Capabilities(NamedTuple):
-    """Sets of one thread, as masks."""
+    """The capability sets of one thread, as masks."""
 
     effective: int
     permitted: int
@@ -75,14 +75,14 @@ def drop_bounding_set() -> None:
 
 
 def capget(thread: int = 0) -> Capabilities:
-    """The sets of a thread by its id; 0 is the calling one."""
+    """The capability sets of a thread, by its id; 0: the calling thread."""
     out: Any = ffi.new("struct jail_caps *")
     _check("capget", lib.jail_capget(thread, out))
     return Capabilities(out.effective, out.permitted, out.inheritable)
 
 
 def capset(capabilities: Capabilities) -> None:
-    """Set those of the calling thread."""
+    """Set the capability sets of the calling thread."""
     _check("capset", lib.jail_capset(ffi.new("struct jail_caps *", capabilities._asdict())))
 
 
@@ -113,12 +113,12 @@ def pivot_root(new_root: str, put_old: str) -> None:
 
 
 def landlock_abi() -> int:
-    """Version of Landlock's interface; 0 where the kernel has none, or has it switched off."""
+    """Version of Landlock's interface; 0 if the kernel has none or has it switched off."""
     return max(0, int(lib.jail_landlock_abi()))
 
 
 def landlock(*, files: int = 0, network: int = 0, scopes: int = 0) -> None:
-    """Forbid the calling thread all of the accesses, for ever."""
+    """Forbid the calling thread all of these accesses, for ever."""
     _check("landlock", lib.jail_landlock(files, network, scopes))
 
 
@@ -129,4 +129,4 @@ def _check(call: str, result: Any) -> int:
 
 
 UNKNOWN: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
-"""What a kernel says that does not know a call, or a flag of it."""
+"""Errors of a kernel that does not know a call or one of its flags."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Steps by Landlock (Linux 5.13): accesses that a thread gives up for ever, without privileges.
+"""Steps by Landlock (Linux 5.13): a thread gives up accesses for ever, without privileges.
 
 Facts (Documentation/userspace-api/landlock.rst):
-- a ruleset that handles accesses to files forbids its thread mount(2) and pivot_root(2) as well,
-  whatever it allows. So it comes after the pivot, where libzmq's threads are there already and
-  keep out of it: a thread can only restrict itself. What it forbids the seccomp filter, which is
-  all threads', forbids too;
-- one that handles no files does not forbid mounting, and kernels of interface 4 (TCP) and 6
-  (abstract sockets, signals) know that: it is laid on at birth, for all threads to come.
+- a ruleset for accesses to files also forbids its thread mount(2) and pivot_root(2), whatever it
+  allows. So it comes after the pivot. By then libzmq's threads exist, and it does not reach them: a
+  thread can only restrict itself. But the seccomp filter, which is for all threads, forbids the
+  same;
+- a ruleset without files does not forbid mounting. Kernels with interface 4 (TCP) and 6 (abstract
+  sockets, signals) have such rules: they are set at birth, for all later threads.
 
-Reading, writing and connecting to what is there are not handled: there is nothing but the bus.
+Reading, writing and connecting are not restricted: in the empty root there is only the bus.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _TCP: Final = 0b11
 _SCOPES: Final = 0b11
 """LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, _SIGNAL."""
 _FILES: Final = {1: 13, 2: 14, 3: 15, 5: 16}
-"""Number of LANDLOCK_ACCESS_FS_* by the interface that knows so many: the bits from 0 on."""
+"""For each interface version the number of LANDLOCK_ACCESS_FS_* bits, counted from bit 0."""
 
 
 def file_accesses(abi: int) -> int:
-    """All accesses to files that an interface knows, as a mask."""
+    """All accesses to files that an interface version knows, as a mask."""
     return (1 << max(count for since, count in _FILES.items() if since <= abi)) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class ForbidNetwork:
-    """No TCP; with interface 6 no abstract sockets of others and no signals to them either."""
+    """No TCP; with interface 6 also no abstract sockets of others and no signals to them."""
 
     abi: int
     name: str = "landlock-network"
@@ -52,7 +52,7 @@ class ForbidNetwork:
 
 @dataclass(frozen=True, slots=True)
 class ForbidFiles:
-    """No file can be opened, made, removed, renamed, executed by the thread that serves."""
+    """The serving thread cannot open, make, remove, rename or execute any file."""
 
     abi: int
     name: str = "landlock-files"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The network namespace of all workers of one fork server: nothing is in it.
+"""The empty network namespace that all workers of one fork server share.
 
-One for all, because to take down a network namespace costs the kernel more than all else that
-follows the end of a worker, nothing preempts it where the kernel is built so, and workers end while
-others serve. What workers could say to each other through it are abstract
-sockets, and the calls for that are forbidden to them by Landlock and by the filter.
+One namespace for all, because its removal costs the kernel more than everything else after the end
+of a worker. Some kernels cannot preempt the removal, and other workers serve meanwhile. Through the
+namespace, workers could reach each other by abstract sockets, but Landlock and the filter forbid
+the calls for that.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from worker.jail import kernel
 from worker.jail.step import LeftOutError
 
 _prepared: int | None = None
-"""Descriptor of the namespace, in the fork server and what it forks."""
+"""Descriptor of the namespace, in the fork server and its children."""
 
 
 def prepare() -> None:
-    """Make the namespace, once and before the first fork; does nothing where that is not allowed.
+    """Make the namespace once, before the first fork; does nothing if that is not allowed.
 
-    A thread of its own enters it, and is over: this process stays in the network it is in, which
-    the workers of a type that has no jail inherit.
+    A separate thread enters it and ends. So this process stays in its network, which workers
+    without a jail inherit.
     """
     global _prepared
     if _prepared is None:
@@ -44,7 +44,7 @@ def _make() -> None:
 
 @dataclass(frozen=True, slots=True)
 class EmptyNetwork:
-    """No interface but a loopback that is down, and nobody who could change that."""
+    """No interface except a loopback that is down, and no process that could change that."""
 
     name: str = "network"
 

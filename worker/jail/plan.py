@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""The plan of a worker's jail: which steps, in which order, and which not and why not.
+"""The plan of a worker's jail: the steps in their order, and the steps left out and why.
 
     birth    one thread, nothing open yet        control group, descriptors, limits, namespaces,
                                                  capabilities: what belongs to a thread
     handles  opened, not used yet                event channels of one domain, number of grants
-    entry    end of the first `init`: all that   empty root, own user id, not dumpable, files,
-             is ever opened is open, nothing a   system calls
-             guest wrote has been looked at
+    entry    end of the first `init`: all is     empty root, own user id, not dumpable, files,
+             open, and nothing that a guest      system calls
+             wrote has been looked at
 
-Why two halves: libzmq's threads exist from the bus on, and what belongs to a thread must be given
-up before them; what the device opens, the journal and the hypervisor are opened by root, and the
-root directory and user id must be left after that. The order within each half follows from what a
-step needs:
+Why two halves: attributes of a thread must be given up before libzmq's threads exist, which is when
+the bus opens. But root must open the image, the journal and the hypervisor, so the root directory
+and the user id are given up after that. The order within each half follows from what a step needs:
 
-- the control group first, so that all that follows is counted;
-- the network before the descriptors, for it is entered by one of them that is not kept;
-- no_new_privs before Landlock, which asks for it; both capability steps after unshare;
-- the root before the user id, for mounting needs CAP_SYS_ADMIN; Landlock on files after the root,
-  for it forbids pivoting; the filter last, for it forbids all of the above.
+- the control group first, so that it counts everything after it;
+- the network before the descriptors, because it is entered by one that is then closed;
+- no_new_privs before Landlock, which needs it; both capability steps after unshare;
+- the root before the user id, because mounting needs CAP_SYS_ADMIN; Landlock on files after the
+  root, because it forbids pivoting; the filter last, because it forbids all of the above.
 
-Invariants: a plan holds every step, also one that cannot be done: then with the reason. It is
-made without side effects and equal for equal facts. No step is optional by configuration.
+Invariants: a plan has every step; a step that cannot be done is there with the reason. Making a
+plan has no side effects, and equal facts give equal plans. No configuration makes a step optional.
 
-There is no PID namespace: entering one takes another fork, whose parent would be neither the fork
-server nor the supervisor. The user id and the filter keep signals inside.
+There is no PID namespace: entering one takes another fork, and the parent of that process would be
+neither the fork server nor the supervisor. The user id and the filter keep signals inside.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from worker.jail.network import EmptyNetwork
 from worker.jail.root import EmptyRoot
 from worker.jail.step import NEEDS_ROOT, LeaveOut, Step
 
-# What is the same for all workers is made once, by the fork server (worker.preload).
+# Steps that are the same for all workers are made once, by the fork server (worker.preload).
 _OWN_SESSION: Final = birth.OwnSession()
 _EMPTY_NETWORK: Final = EmptyNetwork()
 _EMPTY_ENVIRONMENT: Final = birth.EmptyEnvironment()
@@ -57,7 +56,7 @@ _NOT_DUMPABLE: Final = NotDumpable()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps, in the order in which they are done."""
+    """The steps in the order in which they are done."""
 
     birth: tuple[Step, ...]
     handles: tuple[Step, ...]
@@ -75,9 +74,9 @@ class Subject:
     hypervisor: HypervisorKind
     domid: int
     max_grants: int | None
-    """Pages the device may have mapped at once; None: its type does not say."""
+    """Pages that the device may map at once; None: its type does not say."""
     descriptors: tuple[int, ...]
-    """Those that were handed to the process and must stay open, besides the standard ones."""
+    """Descriptors that were passed to the process and must stay open, besides the standard ones."""
     handles: Callable[[], Handles]
     threads: Callable[[], Sequence[int]]
     program: Callable[[], bytes]
@@ -130,14 +129,14 @@ def _entry(spec: JailSpec, facts: Facts, subject: Subject) -> Iterator[Step]:
         yield _NOT_DUMPABLE
     else:
         yield LeaveOut(user.name, "user id of its own", NEEDS_ROOT)
-        # The supervisor looks for a lost worker in /proc, where it then may not.
+        # The supervisor looks for a lost worker in /proc, which would then be forbidden.
         yield LeaveOut("dumpable", "not dumpable", "would hide it from the supervisor")
     yield _unless(_why_no_landlock(facts, 1), landlock.ForbidFiles(facts.landlock))
     yield FilterCalls(subject.handler, subject.hypervisor, spec.mode, subject.program)
 
 
 def _own_user(spec: JailSpec, facts: Facts) -> bool:
-    """A worker of root that is given no user id of its own is refused by its step."""
+    """Whether to change the user; as root without a user id the step itself fails."""
     return facts.root or spec.uid != 0
 
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The step that leaves the worker nothing of the file system but the supervisor's socket.
+"""The step that takes away the file system, except the directory of the supervisor's socket.
 
-A tmpfs becomes the root; in it only the directory of the socket, by its own name, so that the bus
-reconnects to whoever binds a socket there next. The directory and not the socket: a socket that is
-bound anew is another file.
+A tmpfs becomes the root. It contains only the directory of the socket, under its own path, so the
+bus reconnects to the next process that binds a socket there. It has the directory and not the
+socket, because a socket that is bound again is another file.
 
-Facts: a tmpfs is laid over the directory itself, because that is the one place that is known to be
-there; what it covers is still reached through the descriptor that was opened before. A read-only
-mount does not hinder connect(2), which looks at the socket's own mode. All threads share one view
-of the file system (CLONE_FS), so all of them move.
+Facts: the tmpfs is mounted over the directory itself, because only that place is known to exist. A
+descriptor that was opened before still reaches the covered directory. A read-only mount does not
+hinder connect(2), which looks at the socket's own mode. All threads share one view of the file
+system (CLONE_FS), so all of them move.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worker.jail import kernel
 
 _STRICT: Final = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _TMPFS: Final = "mode=0755,size=64k,nr_inodes=64"
-"""It holds a few empty directories."""
+"""Room for a few empty directories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +55,22 @@ class EmptyRoot:
         for part in self.keep.strip("/").split("/"):
             place = f"{place}/{part}"
             os.mkdir(place)  # noqa: PTH102
-            # Whatever the umask says: its uid is about to change.
+            # Independent of the umask, because the uid is about to change.
             os.chmod(place, 0o755)  # noqa: PTH101, S103
         return place
 
 
 def _pivot() -> None:
-    """Make the working directory the root, and let go of the old one."""
+    """Make the working directory the root, and unmount the old one."""
     try:
         kernel.pivot_root(".", ".")
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # The root of an initramfs cannot be pivoted away from. What is covered cannot be reached
-        # by who may neither mount nor chroot.
+        # The root of an initramfs cannot be pivoted away. But a process that may neither mount nor
+        # chroot cannot reach what is covered.
         kernel.mount(".", "/", flags=kernel.MS_MOVE)
         os.chroot(".")
         return
-    # Both are mounted at "/" now, the old one on top.
+    # Both roots are mounted at "/" now, the old one on top.
     kernel.umount(".", kernel.MNT_DETACH)

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""From rules about system calls to a seccomp filter.
+"""Turns rules about system calls into a seccomp filter.
 
-The kernel runs a filter before each system call over `struct seccomp_data` (linux/seccomp.h): the
+Before each system call the kernel runs the filter over `struct seccomp_data` (linux/seccomp.h): the
 number, the architecture, the instruction pointer and six arguments of 64 bits.
 
 Invariants:
-- the architecture is looked at first, and on x86_64 the x32 numbers next: the same number means
+- the architecture is checked first, and on x86_64 the x32 numbers next: the same number means
   another call there;
-- what no rule names gets the default verdict, and so does a call whose rules all fail to hold;
-- both halves of an argument are compared, but for those the mask says the kernel ignores;
-- numbers are found in a balanced tree before any argument is loaded. So a call that is allowed
-  whatever its arguments is one that Linux (since 5.11) lets pass without running the filter.
+- a call that no rule names gets the default verdict, and so does a call with rules of which none
+  holds;
+- both halves of an argument are compared, except bits that the mask leaves out because the kernel
+  ignores them;
+- the number is found in a balanced tree before any argument is loaded. So calls that are allowed
+  with any arguments are calls that Linux (since 5.11) lets pass without running the filter.
 
-Only little-endian machines: the low half of an argument lies first. Knows no system call by name
-and installs nothing.
+Only for little-endian machines: the low half of an argument comes first. This module knows no
+system call by name and installs nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _ARGUMENTS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`audit` is the AUDIT_ARCH_* (linux/audit.h); numbers from `foreign` on are of another ABI."""
+    """`audit` is the AUDIT_ARCH_* (linux/audit.h); numbers from `foreign` on are another ABI's."""
 
     name: str
     audit: int
@@ -53,7 +55,7 @@ AARCH64: Final = Machine("aarch64", 0xC00000B7)
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """The verdict of a call whose arguments are all as `when` says."""
+    """The verdict for a call whose arguments are all as `when` says."""
 
     verdict: int
     when: tuple[Argument, ...] = ()
@@ -73,11 +75,11 @@ def assemble(
 ) -> bytes:
     """A filter: an array of `struct sock_filter`, 8 bytes each.
 
-    `calls` has the clauses of each number, of which the first that holds counts. `foreign` is the
-    verdict of calls that came by another architecture's entry.
+    `calls` has the clauses of each number; the first one that holds counts. `foreign` is the
+    verdict for calls by another architecture's entry.
 
     Raises:
-        BackendBug: a number is not one of this machine's, or the filter would be too long.
+        BackendBug: this machine does not have a number, or the filter would be too long.
     """
     bound = machine.foreign or 1 << 31
     if wrong := [number for number in calls if not 0 <= number < bound]:
@@ -126,15 +128,15 @@ def _clauses(program: Program, clauses: Sequence[Clause], default: int) -> None:
         program.verdict(clause.verdict)
         program.place(fails)
         if not clause.when:
-            return  # nothing behind it would ever be reached
+            return  # no later clause could be reached
     program.verdict(default)
 
 
 def _argument(program: Program, argument: Argument, fails: Label) -> None:
-    """Go on behind this if the argument is as it should be, else to `fails`.
+    """Go on after this code if the argument is one of the values, else at `fails`.
 
-    Values with the same high half are one group: if that half is right and the low one is of none
-    of them, no other group can hold.
+    Values with the same high half are one group: if that half matches but no low half does, no
+    other group can hold.
     """
     holds = program.label()
     offset = _ARGUMENTS + 8 * argument.index

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Installing a system-call filter on all threads of this process.
+"""Installs a system-call filter on all threads of this process.
 
-Needs no privilege: without one the kernel asks for no_new_privs, which is set first. Nothing can
-take a filter away again; further ones can be put on top, and of all their verdicts the strictest
-counts. A forbidden call ends the process by SIGSYS, which no handler sees.
+This needs no privilege: without privileges the kernel requires no_new_privs, which is set first. A
+filter cannot be removed. Further filters can be added; the strictest verdict counts. A forbidden
+call ends the process by SIGSYS, and no handler can catch that.
 
-Linux before 5.16 also turns on its defences against speculative execution for whoever has a filter
-(SSBD, STIBP; kernel parameter spec_store_bypass_disable), which costs. That is left as it is.
+For a process with a filter, Linux before 5.16 also turns on its defences against speculative
+execution (SSBD, STIBP; kernel parameter spec_store_bypass_disable), which cost time. We leave that
+as it is.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ class Facts:
     """What this kernel can do."""
 
     filters: bool
-    """Filters at all, and on all threads at once (seccomp(2), Linux 3.17)."""
+    """Filters, and for all threads at once (seccomp(2), Linux 3.17)."""
     kills: bool
-    """A violation ends the process, not only the thread (Linux 4.14)."""
+    """A violation ends the whole process (Linux 4.14)."""
     logs: bool
     """Mode `log` (Linux 4.14)."""
 
 
 def available() -> Facts:
-    """Ask this kernel; changes nothing."""
+    """Ask this kernel; change nothing."""
     return Facts(
         filters=bool(lib.seccomp_available()),
         kills=bool(lib.seccomp_knows(rules.KILL_PROCESS)),
@@ -42,13 +43,13 @@ def available() -> Facts:
 
 
 def install(program: bytes, *, log: bool) -> None:
-    """Put all threads of this process under a filter, for ever; also sets no_new_privs for all.
+    """Put all threads of this process under a filter for ever; sets no_new_privs for all of them.
 
     `program` is an array of `struct sock_filter`. With `log` the kernel logs every call that is
     not simply allowed.
 
     Raises:
-        HostError: the kernel has no filters or refuses this one, or a thread is under another one.
+        HostError: the kernel has no filters or refuses this one, or a thread has another filter.
     """
     error = lib.seccomp_no_new_privs()
     if error:
@@ -57,12 +58,12 @@ def install(program: bytes, *, log: bool) -> None:
 
 
 def seal() -> None:
-    """Deny mapping and copying grants from now on (EPERM), for all threads and for ever.
+    """Deny mapping and copying of grants from now on (EPERM), for all threads and for ever.
 
-    Works under a worker's filter, if its handler's list allows it.
+    Works under a worker's filter if the list of its device type allows it.
 
     Raises:
-        HostError: as `install`.
+        HostError: like `install`.
     """
     _load(seal_filter(), log=False)
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a jail consists of: steps that say what they do and do it.
+"""The steps of a jail: each describes itself and can be executed.
 
-A step is data until `execute` is called, so a plan can be looked at, compared and printed by who
-has no privileges. `describe` names what will be true afterwards, in few words: it is what
-`xenbackd show` prints.
+A step is data until `execute` is called, so a plan can be compared and printed without privileges.
+`describe` says in few words what will be true afterwards; `xenbackd show` prints it.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ class Step(Protocol):
         """Do it.
 
         Raises:
-            LeftOutError: this kernel cannot.
-            OSError, BlamedError: it should have worked; the process must not go on.
+            LeftOutError: this kernel cannot do it.
+            OSError, BlamedError: the step should have worked; the process must not go on.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class LeaveOut:
-    """A step of which it is known beforehand that it cannot be done."""
+    """A step that is known in advance to be impossible."""
 
     name: str
     text: str

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Numbers of system calls on x86_64 and aarch64.
 
-From arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux; a number
-once given is never changed. `-` stands where a machine does not have the call.
+From arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux, which
+never change a number. `-` means that the machine does not have the call.
 
-Only calls that a device may need at all: what is not here can be neither allowed by a list of ours
-nor asked for by a handler of somebody else's. So there is no way to start a program, to enter or
-make a namespace, to look into another process, to load code into the kernel or to hand work to it
-that no filter sees (io_uring).
+The table has only calls that a device may need. A call that is not here cannot be on one of our
+lists, and the manifest of another distribution cannot ask for it. So there is no way to start a
+program, to make or enter a namespace, to look into another process, to load code into the kernel,
+or to give it work that no filter sees (io_uring).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ write 1 64
 writev 20 66
 """
 
-# What handlers of other distributions may ask for as well (shared.device_types.HandlerInfo).
+# Device types of other distributions may also ask for these (DeviceType.system_calls).
 _ON_REQUEST: Final = """
 copy_file_range 326 285
 dup 32 23
@@ -164,7 +164,7 @@ _NUMBERS: Final = _parse(_USED) | _parse(_ON_REQUEST)
 
 
 def names() -> frozenset[str]:
-    """All that can be asked for."""
+    """All calls that a list may name."""
     return frozenset(_NUMBERS)
 
 
@@ -172,7 +172,7 @@ def number(machine: Machine, name: str) -> int | None:
     """The call's number; None if this machine does not have it.
 
     Raises:
-        ConfigError: it is none of `names()`.
+        ConfigError: the call is not among `names()`.
     """
     if name not in _NUMBERS:
         raise ConfigError(f"system call: {name!r}: not known, or of no use to a device")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,35 +38,6 @@ def test_layout_supervisor_has_wings_instead_of_a_corridor() -> None:
     flat = [path.name for path in (ROOT / "supervisor").glob("*.py") if path.stem != "__init__"]
 
     assert len(flat) <= FLAT_MODULES_MAX, flat
-
-
-def test_layout_every_behaviour_of_the_original_core_has_its_test() -> None:
-    """S1 to S25: each number stands in the name of at least one test that is collected."""
-    names = [
-        node.name
-        for path in sources("tests/unit", "tests/process")
-        if path.name.startswith("test_")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name.startswith("test_")
-    ]
-    proven = {int(number) for name in names for number in re.findall(r"_s(\d\d)(?=_)", name)}
-
-    assert set(range(1, 26)) - proven == set()
-
-
-def test_layout_every_hostile_case_that_applies_has_its_test() -> None:
-    """The numbers that apply to disks: 8 is of 9pfs, and 37 to 39 are process tests."""
-    names = [
-        node.name
-        for path in sources("tests/hostile")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_f")
-    ]
-    attacked = {name.split("_")[1] for name in names}
-
-    numbers = (*range(1, 8), *range(9, 16), *range(17, 27), 36, 40)
-    assert {"f38b", *(f"f{number:02}" for number in numbers)} - attacked == set()
 
 
 def test_layout_every_source_file_begins_with_its_licence() -> None:

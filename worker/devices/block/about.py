@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The manifest of the type `block`: disks over blkif (xen/include/public/io/blkif.h).
 
-Kinds: libxl writes `vbd` for backendtype phy, `vbd3` for tap (Xen 4.19 and newer) and `qdisk` for
-qdisk. Nodes and flags are those of blkif.h.
+Kinds: libxl writes `vbd` for backendtype phy, `vbd3` for tap (Xen 4.19 and later) and `qdisk` for
+qdisk. blkif.h defines the nodes and flags.
 """
 
 from __future__ import annotations
@@ -26,39 +26,44 @@ from shared.device_types import (
 )
 
 RING_GRANTS: Final = 32 * 11
-"""Pages that the requests of a ring of one page can use at once: slots by segments (blkif.h)."""
+"""Pages that the requests of a one-page ring can use at once: slots times segments (blkif.h)."""
 
 SECTOR: Final = 512
-"""Bytes of blkif's unit, whatever the sector size of the image is."""
+"""Bytes of blkif's unit, which does not depend on the sector size of the image."""
 
 
 class BlockOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Options of a disk."""
 
     engine: Literal["auto", "sync"] = "auto"
-    """auto: what the page cache holds is served at once, what would block goes to I/O threads.
-    sync: everything in the ring loop itself."""
+    """auto: requests for data in the page cache are served at once, those that would block go to
+    I/O threads. sync: all requests run in the ring loop."""
     io_threads: Annotated[int, Meta(ge=1, le=64)] = 4
+    """I/O threads at most; the first requests that need them start them."""
     poll_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 50
-    """Microseconds an empty ring is watched before the worker sleeps; 0 never polls. The time
-    adapts between 0 and this, so an idle disk costs nothing."""
+    """Microseconds that the worker watches an empty ring before it sleeps. The time adapts between
+    0 and this value, so an idle disk costs nothing. 0: never watch."""
     grants: Literal["persistent", "copy", "sealed"] = "persistent"
-    """persistent: keep the guest's data pages mapped if the frontend can; copy: always copy;
-    sealed: as persistent, and once the frontend has used as many pages as its ring can hold at
-    once the worker gives up mapping and copying for ever; the next connection gets a new one. Its
-    rings are kept as small as max_persistent_grants asks for."""
+    """persistent: keep the guest's data pages mapped if the frontend supports that. copy: always
+    copy. sealed: like persistent, but once the frontend has used as many pages as its ring can hold
+    at once, the worker gives up mapping and copying for good. The next connection then gets a new
+    worker, and max_persistent_grants limits the size of the rings on offer."""
     max_persistent_grants: Annotated[int, Meta(ge=0, le=65536)] = 1056
+    """Pages of the guest kept mapped at most."""
     max_ring_page_order: Annotated[int, Meta(ge=0, le=4)] = 4
+    """The ring has at most 2^order pages."""
     journal: bool = True
-    """Keep what is in flight in a file beside the worker, so that answers need not wait for older
-    ones and a successor knows exactly what is left to do. off: answers go in ring order. Counts
-    from a frontend's next connection on."""
+    """true: keep a record of the requests in flight in a file, so that answers need not wait for
+    older ones and a successor knows exactly what is left to do. false: answer in ring order. A
+    change takes effect at the frontend's next connection."""
     flush: bool = True
+    """Offer flush, without which a guest cannot make its data durable."""
     discard: bool = True
+    """Offer discard."""
     direct_io: bool = False
-    """Open images with O_DIRECT, past the page cache."""
+    """Open images with O_DIRECT, which bypasses the page cache."""
     directories: list[str] = []
-    """Images must lie below one of these, links resolved; empty: anywhere."""
+    """Images must lie below one of these directories, after links are resolved. Empty: anywhere."""
 
     def __post_init__(self) -> None:
         if self.grants == "sealed" and self.max_persistent_grants < RING_GRANTS:
@@ -66,7 +71,7 @@ class BlockOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def ring_page_order(self) -> int:
-        """Largest ring that is offered, as a power of two of pages."""
+        """The largest ring on offer: 2 to this power pages."""
         order = self.max_ring_page_order
         while self.grants == "sealed" and RING_GRANTS << order > self.max_persistent_grants:
             order -= 1
@@ -74,7 +79,8 @@ class BlockOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 _BEYOND_JOURNALS: Final = LONG & ~0x1FFFF
-"""Bits that no length of a journal has: the longest is 65,728 bytes (native/blk_journal.h)."""
+"""Bits that are zero in the length of every journal: the longest has 65,728 bytes
+(native/blk_journal.h)."""
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_TSYNC: Final = (1, 3)  # alone and with SECCOMP_FILTER_FLAG_LOG
 _PUNCH_HOLE: Final = 0x3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE

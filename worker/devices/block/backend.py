@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The block device: a raw image served over blkif (xen/include/public/io/blkif.h).
 
-This module reads the two directories, opens the image, maps the ring and binds the channel; all
-that happens per request is in C (native/), behind `blk_run`.
+This module reads the two directories, opens the image, maps the ring and binds the channel. All
+work per request is in C (native/), behind `blk_run`.
 
-Facts: `sectors` and everything in a request is in units of 512 bytes, whatever `sector-size` says.
+Facts: `sectors` and all values in a request are in units of 512 bytes, whatever `sector-size` says.
 A frontend that uses one ring page writes `ring-ref`, otherwise `ring-page-order` and `ring-ref%u`.
 An absent `protocol` means the host's own layout.
 """
@@ -34,7 +34,7 @@ VDISK_READONLY: Final = 0x4
 
 RING_PAGES_MAX: Final = 16
 GRANTS_MAX: Final = 65536
-"""Pages a grant handle can have mapped, whatever is asked for."""
+"""Pages that a grant handle can map at most."""
 PROTOCOLS: Final = ("x86_64-abi", "x86_32-abi", "arm-abi")
 DETACH_SHARE: Final = 0.8
 """Share of `drain` the disk may take for what is in flight; the rest is for the error's report."""
@@ -66,10 +66,10 @@ class BlockDevice(Device):
     # --- hooks
 
     def init(self, backend: Nodes) -> Nodes:
-        """Open the image, and say what the disk can (S12).
+        """Open the image and say what the disk can do (S12).
 
-        A jailed worker keeps it open from one connection to the next, as the kernel's backend does,
-        for it could not open it again; it looks at its size anew.
+        A jailed worker keeps the image open from one connection to the next, like the kernel's
+        backend, because it could not open it again. It measures the image again.
         """
         nodes = BackendNodes(backend)
         path = parse_params(nodes.text("params"))
@@ -79,7 +79,7 @@ class BlockDevice(Device):
         image = self._take_image(path, writable=writable)
         discard = wanted and writable and image.discard_granularity > 0
         self._open_native(image, discard=discard)
-        # A guest that starts anew without end has it taken up each time.
+        # A guest that connects again and again causes this line each time.
         self.log.guest(logging.DEBUG, "image: %s: %d sectors", path, image.sectors)
         return self._features(image, discard=discard)
 
@@ -157,9 +157,9 @@ class BlockDevice(Device):
     # --- parts
 
     def _seal(self) -> None:
-        """The frontend has shown all pages it can need: from now on no other can be had.
+        """The frontend has shown all pages that it can need: give up mapping and copying others.
 
-        Without a jail only this program keeps to that; with one the kernel does.
+        In a jail the kernel enforces this; without one only this program does.
         """
         if self.jailed:
             seccomp.seal()
@@ -168,7 +168,7 @@ class BlockDevice(Device):
         self.log.info("grants: sealed, %d mapped", self.counters()["persistent_grants"])
 
     def _take_image(self, path: str, *, writable: bool) -> Image:
-        """The image, opened; where no file can be any more, the one that is open if it is right."""
+        """Open the image; in a jail take the open one, if it is the same."""
         self._close_native()
         if self._sealed:
             raise RenewalError("grants: sealed for the last connection")
@@ -205,7 +205,7 @@ class BlockDevice(Device):
         return 0 if self._mode_writable else VDISK_READONLY
 
     def _ring_refs(self, frontend: FrontendNodes) -> list[int]:
-        """The references of the ring's pages, as many as the order says."""
+        """The references of the ring's pages: as many as the order says."""
         order = frontend.integer("ring-page-order", 0, self.options.ring_page_order, default=0)
         names = [f"ring-ref{i}" for i in range(1 << order)]
         if order == 0 and "ring-ref0" not in frontend:

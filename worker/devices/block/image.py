@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The image behind a disk: from `params` in xenstore to an open descriptor and its sizes.
 
-The operator may bound where images lie. What counts is the file that was opened, not the name that
-was asked for: it is opened without any access first (O_PATH), the kernel is asked where it lies,
-and that very file is then opened for use through /proc/self/fd, so nobody can swap it in between.
+The operator may limit the directories of images. The opened file counts, not its name: it is first
+opened without any access (O_PATH), the kernel says where it is, and then that same file is opened
+for use through /proc/self/fd. So nobody can replace it in between.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.errors import BlamedError, ConfigError, HostError
 from worker.devices.block.about import SECTOR
 
 FORMATS: Final = ("aio", "raw", "file")
-"""Prefixes of `params` that mean a raw image, as a bare path does; libxl writes aio: or raw:."""
+"""Prefixes of `params` that mean a raw image, like a bare path; libxl writes aio: or raw:."""
 
 
 _BLKGETSIZE64: Final = 0x80081272  # linux/fs.h, 64-bit
@@ -34,7 +34,7 @@ _BLKPBSZGET: Final = 0x127B
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An open image. Sizes in bytes but for `sectors`."""
+    """An open image. Sizes are in bytes, except `sectors`."""
 
     fd: int
     path: str
@@ -83,7 +83,7 @@ def open_image(path: str, *, writable: bool, direct_io: bool, directories: Seque
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise ConfigError(f"image: {path}: neither a regular file nor a block device")
         if writable and stat.S_ISREG(mode) and not mode & 0o222:
-            # Root could write all the same, which is not what the one who protected it meant.
+            # Root could write to it anyway, but the owner has protected it against that.
             raise ConfigError(f"image: {path}: write-protected, but the disk is to be writable")
         real = os.readlink(f"/proc/self/fd/{probe}")  # noqa: PTH115
         _check_directory(path, real, directories)
@@ -171,7 +171,7 @@ def _measure(fd: int, path: str, *, direct_io: bool) -> Image:
     if direct_io and not is_block and not _direct_read_works(fd, SECTOR):
         logical = physical = 4096
     if not direct_io:
-        # The page cache takes 512-byte requests whatever the disk's unit is.
+        # The page cache accepts 512-byte requests for any disk.
         physical, logical = max(physical, logical), SECTOR
     sectors = _sectors(path, size, logical)
     return Image(fd, path, is_block, sectors, logical, physical, granularity)
