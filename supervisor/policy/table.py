@@ -18,7 +18,7 @@ from config.model import (
     RestartConfig,
     TimeoutsConfig,
 )
-from shared.device_types import own_types
+from shared.device_types import DeviceType, own_types
 from supervisor.policy.restart import RULES
 
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
@@ -44,8 +44,9 @@ def figures() -> Iterator[tuple[str, str, str]]:
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default is None:
-        own = ", ".join(f"{one.drain:g} for {one.name}" for one in own_types())
-        return f"as the device type says: {own}"
+        common = DeviceType(name="", backend="").drain
+        own = [f"{one.drain:g} for {one.name}" for one in own_types() if one.drain != common]
+        return ", ".join([f"{common:g} unless the device type says otherwise", *own])
     return f"{field.default:g}"
 
 

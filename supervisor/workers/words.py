@@ -153,7 +153,7 @@ class Words:
         """The nodes, if all of them may be published; from then on their names count."""
         for name in untrusted_nodes:
             if not self._handler.may_publish(name):
-                raise self._refusal(f"node {name[:64]!r}: not for it to publish")
+                raise self._refusal(f"node {name[:64]!r}: its type's manifest does not publish it")
         names = self._names | untrusted_nodes.keys()
         if len(names) > PUBLISHED_NODES_MAX:
             raise self._refusal(f"{len(names)} nodes: more than it may have")

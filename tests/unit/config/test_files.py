@@ -14,8 +14,8 @@ import pytest
 from config import schema
 from config.loader import load, loads
 from config.model import Config, RestartConfig
+from shared.device_types import DeviceType, own_types
 from supervisor.workers.confinement.cgroups import CONTROLLERS, UNIT
-from worker.devices.block.about import BlockOptions
 
 FOLDER = Path(schema.__file__).parent
 DEFAULT_FILE = FOLDER / "xenbackd.yaml"
@@ -31,11 +31,16 @@ def test_default_file_loads() -> None:
     config = load(DEFAULT_FILE)
 
     assert msgspec.structs.replace(config, types={}) == Config()
-    assert [(name, one.enabled) for name, one in config.types.items()] == [
-        ("vbd", True),
-        ("vbd3", True),
-        ("qdisk", False),
-    ]
+    assert {one.handler for one in config.types.values()} == {one.name for one in own_types()}
+
+
+@pytest.mark.parametrize("type_", own_types(), ids=lambda type_: type_.name)
+def test_default_file_has_every_kind_of_a_type(type_: DeviceType) -> None:
+    """Each directory that a type of ours serves stands there with it, and no other one."""
+    config = load(DEFAULT_FILE)
+
+    found = {name for name, one in config.types.items() if one.handler == type_.name}
+    assert found == {kind.name for kind in type_.kinds}
 
 
 def test_default_file_comments_show_the_real_defaults() -> None:
@@ -45,7 +50,14 @@ def test_default_file_comments_show_the_real_defaults() -> None:
 
     assert msgspec.structs.replace(config, types={}) == Config()
     assert (vbd.enabled, vbd.log_level, vbd.restart) == (True, None, None)
-    assert BlockOptions() == msgspec.convert(vbd.options, BlockOptions)
+
+
+@pytest.mark.parametrize("type_", own_types(), ids=lambda type_: type_.name)
+def test_default_file_shows_the_real_defaults_of_a_types_options(type_: DeviceType) -> None:
+    """Every commented-out option of a type, at its first kind, equals its model's default."""
+    shown = loads(uncommented(), "x.yaml").types[type_.kinds[0].name]
+
+    assert type_.options() == msgspec.convert(shown.options, type_.options)
 
 
 def leaves(model: type[msgspec.Struct], path: str = "") -> set[str]:
@@ -76,7 +88,8 @@ def test_default_file_shows_every_key() -> None:
 
     plain = compose(uncommented(), "x.yaml").plain()
     expected = leaves(Config) - {"types"}
-    expected |= leaves(BlockOptions, "types.vbd.options.")
+    for type_ in own_types():
+        expected |= leaves(type_.options, f"types.{type_.kinds[0].name}.options.")
     expected |= {f"types.vbd.{key}" for key in ("handler", "enabled", "log_level", "restart")}
 
     assert set() == expected - written(plain)
@@ -113,13 +126,27 @@ def test_schema_of_a_setting_that_may_be_empty_ends_with_null() -> None:
         assert [one.get("type") == "null" for one in properties[name]["anyOf"]] == [False, True]
 
 
-def test_schema_knows_the_options_of_the_handlers() -> None:
-    """A type with the handler block is held against the block options."""
+def test_schema_has_one_rule_for_each_handler() -> None:
+    """The handlers of this distribution, and no other."""
     rules = schema.schema()["$defs"]["TypeConfig"]["allOf"]
+    handlers = [rule["if"]["properties"]["handler"]["const"] for rule in rules]
 
-    assert [rule["if"]["properties"]["handler"] for rule in rules] == [{"const": "block"}]
-    assert "BlockOptions" in str(rules[0]["then"])
-    assert "poll_us" in schema.schema()["$defs"]["BlockOptions"]["properties"]
+    assert handlers == [type_.name for type_ in own_types()]
+
+
+@pytest.mark.parametrize("type_", own_types(), ids=lambda type_: type_.name)
+def test_schema_knows_the_options_of_a_handler(type_: DeviceType) -> None:
+    """An entry with that handler is held against the options of its type, key by key."""
+    definitions = schema.schema()["$defs"]
+    [rule] = [
+        rule
+        for rule in definitions["TypeConfig"]["allOf"]
+        if rule["if"]["properties"]["handler"]["const"] == type_.name
+    ]
+    model = type_.options
+
+    assert f"'#/$defs/{model.__name__}'" in str(rule["then"])
+    assert set(definitions[model.__name__]["properties"]) == set(model.__struct_encode_fields__)
 
 
 def test_schema_refuses_unknown_keys_in_every_section() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from config.model import (
 )
 from config.nodes import DEPTH_MAX, SIZE_MAX
 from config.rules import remarks
-from shared.device_types import DeviceType, own_types
+from shared.device_types import Counter, DeviceType, own_types
 from tests.fakes.installed_types import Point, install
 
 
@@ -308,16 +309,22 @@ class StrictOptions(msgspec.Struct, forbid_unknown_fields=True):
 FOREIGN = DeviceType(name="foreign", backend="no_such_module:Device", options=StrictOptions)
 BARE = StrictOptions
 OWN = ", ".join(one.name for one in own_types())
+MISCOUNTED = DeviceType(
+    name="miscounted",
+    backend="no_such_module:Device",
+    counters=(Counter("answers", "answers", role=cast("Any", "reads")),),
+)
 
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install types: one that is whole, no manifest, one that cannot be imported, two of a name."""
+    """Install types: one that is whole, those that are not, each in its way, two of a name."""
     here = f"{__name__}:"
     points = [
         Point("foreign", here + "FOREIGN"),
         Point("bare", here + "StrictOptions"),
         Point("broken", "no_such_module_of_xenbackd:TYPE"),
+        Point("miscounted", here + "MISCOUNTED"),
         Point("twice", "a:b"),
         Point("twice", "c:d"),
     ]
@@ -339,6 +346,7 @@ def test_loader_foreign_handler_checks_its_options() -> None:
     [
         ("bare", "device type 'bare': "),
         ("broken", "device type 'broken': no_such_module_of_xenbackd:TYPE: cannot be loaded"),
+        ("miscounted", f"device type 'miscounted': {__name__}:MISCOUNTED: counters: Invalid enum"),
         ("twice", "device type 'twice': installed more than once: a:b, c:d"),
         ("forein", f"unknown handler 'forein'; did you mean foreign? allowed: bare, {OWN}"),
     ],

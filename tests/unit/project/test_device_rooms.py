@@ -59,11 +59,15 @@ def rooms(type_: DeviceType) -> tuple[str, ...]:
 
 
 def words(type_: DeviceType) -> set[str]:
-    """What gives a type away: name, kinds, drivers, rooms, classes named for it, C files."""
+    """What gives a type away: kinds, drivers, rooms, classes named for it, C files.
+
+    The name is no such word, nor is a kind that is called the same: it may be plain English
+    ("console"). Where code decides by it, `decisions` finds it.
+    """
     place = folder(type_)
-    found = {f'"{type_.name}"', f"'{type_.name}'", f"handler: {type_.name}"}
+    found = {f"handler: {type_.name}"}
     found |= {name for room in rooms(type_) for name in (room, room.replace("/", "."))}
-    found |= {kind.name for kind in type_.kinds}
+    found |= {kind.name for kind in type_.kinds if kind.name != type_.name}
     found |= {kind.kernel_driver for kind in type_.kinds if kind.kernel_driver}
     for path in (ROOT / place).rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -98,12 +102,62 @@ def mentions(path: Path, pattern: re.Pattern[str]) -> list[str]:
     ]
 
 
+def decisions(source: str, name: str) -> list[int]:
+    """Lines of Python in which code decides by a type's name.
+
+    The name is compared, a case, in a collection or a key, the value of a constant or a keyword, or
+    looked up. Anything else is text for people: a message, the name of a step of the jail.
+    """
+    return sorted(
+        {
+            part.lineno
+            for node in ast.walk(ast.parse(source))
+            for part in _deciding(node)
+            if isinstance(part, ast.Constant) and part.value == name
+        }
+    )
+
+
+def _deciding(node: ast.AST) -> list[ast.expr | None]:
+    """Parts of a node by which code may decide."""
+    match node:
+        case ast.Compare():
+            return [node.left, *node.comparators]
+        case ast.MatchValue() | ast.keyword():
+            return [node.value]
+        case ast.Assign(targets=[ast.Name(id=target)]) | ast.AnnAssign(target=ast.Name(id=target)):
+            return [node.value] if target.isupper() else []
+        case ast.Subscript():
+            return [node.slice]
+        case ast.Dict():
+            return [*node.keys, *node.values]
+        case ast.Set() | ast.List() | ast.Tuple():
+            return list(node.elts)
+        case ast.Call(func=ast.Name(id="resolve") | ast.Attribute(attr="resolve" | "get")):
+            return list(node.args)
+    return []
+
+
+def decided(path: Path, name: str) -> list[str]:
+    """Where a file decides by a type's name, as `mentions` says it."""
+    if path.suffix != ".py":
+        return mentions(path, re.compile(rf"""["']{re.escape(name)}["']"""))
+    text = (ROOT / path).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    found = decisions(text, name) if name in text else []
+    return [f"{path}:{number}: {lines[number - 1].strip()}" for number in found]
+
+
 def mentioning(type_: DeviceType) -> dict[Path, list[str]]:
     """Files outside of a type's rooms that name it, and the lines that do."""
     alternatives = "|".join(re.escape(word) for word in sorted(words(type_)))
     pattern = re.compile(rf"(?<![\w.])(?:{alternatives})(?!\w)")
     others = [path for path in files() if not any(map(path.is_relative_to, rooms(type_)))]
-    return {path: lines for path in others if (lines := mentions(path, pattern))}
+    return {
+        path: lines
+        for path in others
+        if (lines := mentions(path, pattern) + decided(path, type_.name))
+    }
 
 
 @pytest.mark.parametrize("type_", own_types(), ids=lambda type_: type_.name)
@@ -127,5 +181,38 @@ def test_device_type_gives_itself_away_by_more_than_its_name(type_: DeviceType) 
     """The test above looks for something: each type has kinds and a class at least."""
     found = words(type_)
 
-    assert {kind.name for kind in type_.kinds} <= found
+    assert {kind.name for kind in type_.kinds} - {type_.name} <= found
     assert type_.backend.rpartition(":")[2] in found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if handler == "sound": pass',
+        'if handler in ("sound", "other"): pass',
+        'match handler:\n    case "sound": pass',
+        'DRAIN = {"sound": 3.0}',
+        'DEFAULT = {"handler": "sound"}',
+        'HANDLER: Final = "sound"',
+        'TypeConfig(handler="sound")',
+        'about = device_types.resolve("sound")',
+        'limit = limits["sound"]',
+    ],
+)
+def test_device_type_by_whose_name_code_decides_is_found(source: str) -> None:
+    """Each of these would have to be changed for a new type."""
+    assert len(decisions(source, "sound")) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def said(): return "sound"',
+        'Step("sound", seal)',
+        'class Quiet(Step):\n    name: str = "sound"',
+        'print("sound")',
+    ],
+)
+def test_device_type_whose_name_is_plain_english_may_stand_in_texts(source: str) -> None:
+    """A type may be called what other files say in a sentence."""
+    assert decisions(source, "sound") == []

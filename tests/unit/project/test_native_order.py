@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,16 @@ def uses(module: NativeModule, root: Path = ROOT) -> Mapping[str, set[str]]:
     }
 
 
+def included(module: NativeModule) -> Iterator[str]:
+    """Headers of ours that the module's sources and Python's part of it include."""
+    words = ["gcc", "-MM", *(f"-I{folder}" for folder in module.include_dirs)]
+    words += [*(f"-D{name}" for name in module.defines), *module.sources, *module.headers]
+    rules = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for word in rules.replace("\\\n", " ").split():
+        if word.endswith(".h"):
+            yield os.path.normpath(word)
+
+
 @pytest.mark.parametrize("name", table())
 def test_native_sources_use_each_other_in_no_circle(name: str) -> None:
     """Who wants to understand a file reads only those below it."""
@@ -127,6 +138,14 @@ def test_native_headers_all_belong_to_a_module() -> None:
     }
 
     assert there == listed
+
+
+@pytest.mark.parametrize("name", table())
+def test_native_module_lists_every_header_it_is_compiled_against(name: str) -> None:
+    """A header that is not listed could change without the module being built again."""
+    module = table()[name]
+
+    assert set(included(module)) == {*module.headers, *module.uses}
 
 
 def test_native_plane_names_no_device_type() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared import device_types
-from shared.device_types import Call, DeviceType, Group, own_types
+from shared.device_types import RESOLVED, Call, DeviceType, Group, own_types
 from shared.errors import ConfigError
 from shared.worker_spec import HypervisorKind
 from tests.fakes.bpf_interpreter import Instruction, check, run
@@ -214,9 +214,24 @@ def test_syscalls_table_has_every_name_of_the_lists() -> None:
     assert {call.name for group in groups for call in group.calls} <= syscalls.names()
 
 
-def test_device_types_each_of_this_distribution_has_a_list() -> None:
-    """A type that needs nothing besides what every worker may would have no requests to serve."""
-    assert [one.name for one in own_types() if not one.system_calls] == []
+def test_filter_for_type_without_calls_of_its_own_allows_what_every_worker_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ring can be served by nothing else; a call that only disks need kills such a worker."""
+    monkeypatch.setitem(RESOLVED, "plain", DeviceType(name="plain", backend="plain:Plain"))
+
+    assert filters.groups_of("plain", "xen") == (*allowed.COMMON, *allowed.HYPERVISORS["xen"])
+    program = check(filters.filter_for("plain", "xen", "enforce", pid=PID, machine=X86_64))
+    assert verdict(program, X86_64, "read", ()) == ALLOW
+    assert verdict(program, X86_64, "preadv2", ()) == KILL_PROCESS
+
+
+def test_filter_for_each_type_of_this_distribution_allows_its_own_calls() -> None:
+    """What a manifest lists is in the filter of its workers, besides what every worker may."""
+    for one in own_types():
+        groups = filters.groups_of(one.name, "xen")
+        assert set(one.system_calls) <= set(groups)
+        assert set(allowed.COMMON) <= set(groups)
 
 
 def test_system_calls_in_the_documentation_are_those_in_force() -> None:
