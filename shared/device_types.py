@@ -238,7 +238,8 @@ def _load(name: str, place: str) -> DeviceType:
     module, _, attribute = place.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # foreign code may raise anything when it is imported
+    except (Exception, SystemExit) as error:
+        # Foreign code may raise anything when it is imported.
         cause = f"{type(error).__name__}: {error}"
         raise UnknownTypeError(
             f"device type {name!r}: {place}: cannot be loaded: {cause}"
@@ -309,4 +310,6 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 @cache
 def _ring_pattern(beginnings: tuple[str, ...]) -> re.Pattern[str]:
+    if not beginnings:
+        return re.compile("(?!)")  # no name, where the one below would be every name
     return re.compile(f"(?:^|[/-])(?:{'|'.join(map(re.escape, beginnings))})")

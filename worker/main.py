@@ -88,7 +88,7 @@ def load(type_: DeviceType) -> type[Device]:
     module, _, attribute = type_.backend.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Code of somebody else's may raise anything at import; to the operator it is one thing.
         raise ConfigError(f"device type {type_.name!r}: {type_.backend}: {error!r}") from error
     if not (isinstance(found, type) and issubclass(found, Device)):

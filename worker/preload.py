@@ -87,20 +87,24 @@ def warm_up() -> None:
 def load_types(types: Sequence[str]) -> None:
     """Load the device types that are to be served, with their options' model and filters.
 
-    What cannot be loaded here fails in its worker too, which says so to the supervisor.
+    What fails here fails in its worker too, which says so to the supervisor. It must not end this
+    process, in which the workers of all other types begin.
     """
     for name, _, place in (one.partition("=") for one in types):
         try:
-            type_ = load(name, place)
-            worker.main.load(type_)
-        except ConfigError as error:
-            _log.warning("preload: %s", error)
-            continue
-        with contextlib.suppress(msgspec.ValidationError):  # a type may demand options
-            msgspec.convert({}, type_.options)
-        with contextlib.suppress(ConfigError):  # on a machine without lists the worker says so
-            for hypervisor in allowed.HYPERVISORS:
-                filters.filter_for(name, hypervisor, "enforce")
+            _load_type(name, place)
+        except Exception as error:  # noqa: BLE001 - a type may be foreign code
+            _log.warning("preload: type %s: %s: %s", name, type(error).__name__, error)
+
+
+def _load_type(name: str, place: str) -> None:
+    type_ = load(name, place)
+    worker.main.load(type_)
+    with contextlib.suppress(msgspec.ValidationError):  # a type may demand options
+        msgspec.convert({}, type_.options)
+    with contextlib.suppress(ConfigError):  # on a machine without lists the worker says so
+        for hypervisor in allowed.HYPERVISORS:
+            filters.filter_for(name, hypervisor, "enforce")
 
 
 def _prime_python() -> None:

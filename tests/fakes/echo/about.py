@@ -7,6 +7,9 @@ from typing import Final
 
 from shared.device_types import DeviceType, Kind
 
+SLOT_SIZE: Final = 64
+"""Bytes of a text, at both ends."""
+
 TYPE: Final = DeviceType(
     name="echo",
     backend="tests.fakes.echo.backend:Echo",

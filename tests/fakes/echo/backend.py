@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from shared.messages import Nodes
 from shared.ring import BackRing
+from tests.fakes.echo.about import SLOT_SIZE
 from worker.device import Device
 from worker.nodes import FrontendNodes
-
-SLOT_SIZE = 64
 
 
 class Echo(Device):

@@ -27,7 +27,7 @@ from embedded.toolstack import NewDevice
 from shared.errors import ConfigError, HostError
 from shared.ring import FrontRing
 from shared.xenstore.blocking import BlockingXenstore
-from tests.fakes.echo.backend import SLOT_SIZE
+from tests.fakes.echo.about import SLOT_SIZE
 
 KIND: Final = "vecho"
 TIMEOUT: Final = 10.0

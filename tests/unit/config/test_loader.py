@@ -24,7 +24,7 @@ from config.model import (
 )
 from config.nodes import DEPTH_MAX, SIZE_MAX
 from config.rules import remarks
-from shared.device_types import Counter, DeviceType, own_types
+from shared.device_types import Counter, DeviceType, own_types, resolve
 from tests.fakes.installed_types import Point, install
 
 
@@ -141,6 +141,18 @@ def test_config_drain_is_the_files_or_the_device_types(
 ) -> None:
     """The device type's own time counts where the file says nothing."""
     assert drain_of(DeviceTimeouts(drain=general), of_type) == expected
+
+
+@pytest.mark.parametrize(
+    ("general", "handler", "expected"),
+    [(None, "block", 30), (None, "foreign", 10), (5.0, "block", 5), (5.0, "foreign", 5)],
+)
+@pytest.mark.usefixtures("foreign")
+def test_config_drain_is_the_files_or_the_types(
+    general: float | None, handler: str, expected: float
+) -> None:
+    """30 s for a disk and 10 for others, where the file says nothing."""
+    assert drain_of(DeviceTimeouts(drain=general), resolve(handler).drain) == expected
 
 
 @pytest.mark.parametrize(
@@ -324,6 +336,7 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
         Point("foreign", here + "FOREIGN"),
         Point("bare", here + "StrictOptions"),
         Point("broken", "no_such_module_of_xenbackd:TYPE"),
+        Point("exits", "tests.fakes.type_that_exits:TYPE"),
         Point("miscounted", here + "MISCOUNTED"),
         Point("twice", "a:b"),
         Point("twice", "c:d"),
@@ -345,7 +358,16 @@ def test_loader_foreign_handler_checks_its_options() -> None:
     ("handler", "expected"),
     [
         ("bare", "device type 'bare': "),
-        ("broken", "device type 'broken': no_such_module_of_xenbackd:TYPE: cannot be loaded"),
+        (
+            "broken",
+            "device type 'broken': no_such_module_of_xenbackd:TYPE: cannot be loaded:"
+            " ModuleNotFoundError: ",
+        ),
+        (
+            "exits",
+            "device type 'exits': tests.fakes.type_that_exits:TYPE: cannot be loaded:"
+            " SystemExit: 3",
+        ),
         ("miscounted", f"device type 'miscounted': {__name__}:MISCOUNTED: counters: Invalid enum"),
         ("twice", "device type 'twice': installed more than once: a:b, c:d"),
         ("forein", f"unknown handler 'forein'; did you mean foreign? allowed: bare, {OWN}"),

@@ -131,9 +131,9 @@ def test_example_is_complete_and_at_most_80_lines() -> None:
         for path in sources
         if path.stem != "__init__"
     )
-    entry = '[project.entry-points."xenbackd.devices"]\nclock = "xenbackd_clock.about:TYPE"\n'
-    assert entry in document
-    assert entry in (EXAMPLE / "pyproject.toml").read_text()
+    licence, _, distribution = (EXAMPLE / "pyproject.toml").read_text().partition("\n")
+    assert licence == "# SPDX-License-Identifier: MIT"
+    assert f"```toml\n{distribution}```\n" in document
 
 
 def test_example_answers_with_the_options_of_the_file(clock: ClockFrontend, lab: Lab) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from shared.device_id import DeviceId
-from shared.device_types import resolve
+from shared.device_types import DeviceType, resolve
 from supervisor.policy.restart import Memory
 from supervisor.workers.records import (
     DIRECTORY,
@@ -193,3 +193,9 @@ def test_ring_identity_changes_with_what_says_where_the_ring_is(name: str) -> No
     assert ring_identity(resolve("toy"), nodes) != ring_identity(
         resolve("toy"), {**nodes, name: b"77"}
     )
+
+
+def test_ring_identity_of_a_type_without_ring_nodes_never_changes() -> None:
+    """Nothing there says where a ring is; above all `state` does not, which changes on its own."""
+    type_ = DeviceType(name="plain", backend="", ring_nodes=())
+    assert ring_identity(type_, {"state": b"3"}) == ring_identity(type_, {"state": b"4"})
