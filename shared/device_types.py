@@ -60,6 +60,8 @@ RESERVED_NODES: Final = frozenset(
         "online",
         "frontend",
         "frontend-id",
+        "params",
+        "mode",
         "script",
         "hotplug-status",
         "hotplug-error",

@@ -18,6 +18,7 @@ import zmq
 
 from config.model import Config
 from shared.device_id import DeviceId
+from shared.device_types import own_types
 from shared.worker_spec import HypervisorKind
 from shared.xenstore.client import XenstoreClient
 from supervisor.device.adoption import close_orphan
@@ -136,7 +137,7 @@ async def open_parts(
         parallel=config.limits.parallel_starts,
         entry_point=entry_point,
         preload=preload,
-        device_types=sorted({one.handler for one in config.types.values() if one.enabled}),
+        device_types=_preloaded(config),
         locks=records,
         directory=directory / "fork",
     )
@@ -163,6 +164,13 @@ async def open_parts(
         client=client,
         hypervisor=hypervisor,
     )
+
+
+def _preloaded(config: Config) -> list[str]:
+    """Device types that the fork server loads: ours, which a reload may switch on, and others that
+    are switched on now."""
+    ours = {one.name for one in own_types()}
+    return sorted(ours | {one.handler for one in config.types.values() if one.enabled})
 
 
 def _close_orphans(orphans: dict[DeviceId, Orphan]) -> None:

@@ -163,6 +163,11 @@ class ForkServer:
                 return status, data
         raise HostError("start of a worker: fork server: dies as soon as it is started")
 
+    def do_without_types(self) -> bool:
+        """Load no device types from the next start on; whether there were any."""
+        had, self._device_types = bool(self._device_types), ""
+        return had
+
     def processes(self) -> list[int]:
         """The fork server and multiprocess's helper: they live as long as its workers."""
         helper = resource_tracker._resource_tracker._pid
@@ -238,14 +243,23 @@ class ForkWatch:
     def hangs(self) -> None:
         """It does not answer: killed, it is dealt with like one that died."""
         _log.error("fork server: process %s: does not answer: kill", self._server.pid)
+        self._without_types()
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def _without_types(self) -> bool:
+        """Blame the device types for its end, which may be foreign code; whether there were any."""
+        if not self._server.do_without_types():
+            return False
+        _log.error("fork server: goes on without device types: each worker loads its own")
+        return True
+
     def _died(self) -> None:
         _log.error("fork server: process %s: died", self._server.pid)
         self.close()
-        if asyncio.get_running_loop().time() - self._since < SHORT_LIFE:
+        short = asyncio.get_running_loop().time() - self._since < SHORT_LIFE
+        if short and not self._without_types():
             return
         # Now, so that the next worker does not have to wait for the preloading.
         try:

@@ -78,7 +78,7 @@ class Worker:
                     self.say(m.Initialised, nodes={"feature-x": b"1"})
                 case m.Initialise():
                     phase = "serving"
-                    self.say(m.Attached, nodes={"size": b"8"})
+                    self.say(m.Attached, nodes={"max-things": b"8"})
                 case m.Disconnect():
                     phase = "idle"
                     self.say(m.Disconnected)

@@ -171,7 +171,7 @@ def test_daemon_control_answers_or_refuses(setup: Setup) -> None:
     wait_until(lambda: setup.state(3, 1) == b"4", "Connected")
     with Client(setup.directory) as client:
         shown = client.ask(c.Show(device="vbd/3/1"), c.ShowReply)
-        assert shown.backend_nodes["sectors"] == "8"
+        assert shown.backend_nodes["max-things"] == "8"
         assert shown.frontend_path == paths(3, 1)[1]
         texts = [event.text for event in client.ask(c.Events(), c.EventsReply).events]
         assert "InitWait -> Connected" in texts

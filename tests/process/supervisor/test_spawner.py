@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,9 @@ class Owner:
 class Host:
     """A spawner and a bus."""
 
-    def __init__(self, directory: Path, parallel: int = 8) -> None:
+    def __init__(
+        self, directory: Path, parallel: int = 8, device_types: Sequence[str] = ()
+    ) -> None:
         self.context: zmq.Context[Any] = zmq.Context()
         self.bus = Bus(self.context, directory / "workers.sock")
         self.records = Records(directory)
@@ -89,7 +91,8 @@ class Host:
         self.spawner = Spawner(
             parallel=parallel,
             entry_point=ENTRY,
-            preload=["tests.fakes.trivial_worker"],
+            preload=[*(["worker.preload"] if device_types else []), "tests.fakes.trivial_worker"],
+            device_types=device_types,
             locks=self.records,
             directory=directory / "fork",
         )
@@ -112,8 +115,10 @@ class Host:
 
 
 @asynccontextmanager
-async def host_in(directory: Path, parallel: int = 8) -> AsyncIterator[Host]:
-    host = Host(directory, parallel)
+async def host_in(
+    directory: Path, parallel: int = 8, device_types: Sequence[str] = ()
+) -> AsyncIterator[Host]:
+    host = Host(directory, parallel, device_types)
     host.bus.open()
     host.spawner.open()
     try:

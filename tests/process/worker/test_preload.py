@@ -24,16 +24,16 @@ class Options(msgspec.Struct):
         raise OSError("options look at the host")
 
 TWIN = Group("as ours", (Call("tgkill", (Argument(0, (OWN_PROCESS,)),)),))
-BLOCK = "worker.devices.block.backend:BlockDevice"
+ECHO = "tests.fakes.echo.backend:Echo"
 for type_ in (
     DeviceType(name="exits", backend="tests.fakes.type_that_exits:Type"),
-    DeviceType(name="options", backend=BLOCK, options=Options),
-    DeviceType(name="calls", backend=BLOCK, system_calls=(TWIN,)),
-    DeviceType(name="words", backend=BLOCK, system_calls=("brk",)),
+    DeviceType(name="options", backend=ECHO, options=Options),
+    DeviceType(name="calls", backend=ECHO, system_calls=(TWIN,)),
+    DeviceType(name="words", backend=ECHO, system_calls=("brk",)),
 ):
     device_types.RESOLVED[type_.name] = type_
-preload.load_types([sys.argv[1], "block"])
-print("block" in device_types.RESOLVED)
+preload.load_types([f"{sys.argv[1]}=", "echo=tests.fakes.echo.about:TYPE"])
+print("echo" in device_types.RESOLVED)
 """
 
 

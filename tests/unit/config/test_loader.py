@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,8 +22,6 @@ from config.model import (
 )
 from config.nodes import DEPTH_MAX, SIZE_MAX
 from config.rules import remarks
-from shared.device_types import Counter, DeviceType, own_types, resolve
-from tests.fakes.installed_types import Point, install
 
 
 def problems(text: str) -> list[str]:
@@ -141,18 +137,6 @@ def test_config_drain_is_the_files_or_the_device_types(
 ) -> None:
     """The device type's own time counts where the file says nothing."""
     assert drain_of(DeviceTimeouts(drain=general), of_type) == expected
-
-
-@pytest.mark.parametrize(
-    ("general", "handler", "expected"),
-    [(None, "block", 30), (None, "foreign", 10), (5.0, "block", 5), (5.0, "foreign", 5)],
-)
-@pytest.mark.usefixtures("foreign")
-def test_config_drain_is_the_files_or_the_types(
-    general: float | None, handler: str, expected: float
-) -> None:
-    """30 s for a disk and 10 for others, where the file says nothing."""
-    assert drain_of(DeviceTimeouts(drain=general), resolve(handler).drain) == expected
 
 
 @pytest.mark.parametrize(
@@ -306,78 +290,6 @@ def test_loader_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbflog: {level: debug}\n")
 
     assert load(path).log.level == "debug"
-
-
-class StrictOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """Options with a rule of their own."""
-
-    even: int = 0
-
-    def __post_init__(self) -> None:
-        if self.even % 2:
-            raise ValueError("even must be even")
-
-
-FOREIGN = DeviceType(name="foreign", backend="no_such_module:Device", options=StrictOptions)
-BARE = StrictOptions
-OWN = ", ".join(one.name for one in own_types())
-MISCOUNTED = DeviceType(
-    name="miscounted",
-    backend="no_such_module:Device",
-    counters=(Counter("answers", "answers", role=cast("Any", "reads")),),
-)
-
-
-@pytest.fixture
-def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install types: one that is whole, those that are not, each in its way, two of a name."""
-    here = f"{__name__}:"
-    points = [
-        Point("foreign", here + "FOREIGN"),
-        Point("bare", here + "StrictOptions"),
-        Point("broken", "no_such_module_of_xenbackd:TYPE"),
-        Point("exits", "tests.fakes.type_that_exits:TYPE"),
-        Point("miscounted", here + "MISCOUNTED"),
-        Point("twice", "a:b"),
-        Point("twice", "c:d"),
-    ]
-    install(monkeypatch, *points)
-
-
-@pytest.mark.usefixtures("foreign")
-def test_loader_foreign_handler_checks_its_options() -> None:
-    """A third-party type's options are held against its model; no device code is loaded."""
-    text = "types:\n  x:\n    handler: foreign\n    options:\n      even: 3\n"
-
-    assert problems(text) == ["x.yaml:5: types.x.options: even must be even"]
-    assert loads(text.replace("3", "4"), "x.yaml").types["x"].options == {"even": 4}
-
-
-@pytest.mark.usefixtures("foreign")
-@pytest.mark.parametrize(
-    ("handler", "expected"),
-    [
-        ("bare", "device type 'bare': "),
-        (
-            "broken",
-            "device type 'broken': no_such_module_of_xenbackd:TYPE: cannot be loaded:"
-            " ModuleNotFoundError: ",
-        ),
-        (
-            "exits",
-            "device type 'exits': tests.fakes.type_that_exits:TYPE: cannot be loaded:"
-            " SystemExit: 3",
-        ),
-        ("miscounted", f"device type 'miscounted': {__name__}:MISCOUNTED: counters: Invalid enum"),
-        ("twice", "device type 'twice': installed more than once: a:b, c:d"),
-        ("forein", f"unknown handler 'forein'; did you mean foreign? allowed: bare, {OWN}"),
-    ],
-)
-def test_loader_unusable_handler_says_why(handler: str, expected: str) -> None:
-    """A handler that cannot be used is an error of the line that names it."""
-    found = problems(f"types:\n  x:\n    handler: {handler}\n")
-
-    assert [f"x.yaml:3: types.x.handler: {expected}" in line for line in found] == [True], found
 
 
 _words = st.sampled_from(

@@ -37,6 +37,6 @@ def test_device_id_printed_and_parsed_is_the_same() -> None:
     ],
 )
 def test_device_id_of_anything_else_is_a_configuration_error(text: str) -> None:
-    """What is no device name is refused with an example of one."""
+    """What is no device name is refused, and the form of a name is given."""
     with pytest.raises(ConfigError, match="TYPE/DOMID/DEVID"):
         DeviceId.parse(text)

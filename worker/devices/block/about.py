@@ -185,7 +185,7 @@ TYPE: Final = DeviceType(
         "physical-sector-size",
         "info",
     ),
-    reserved=("params", "mode"),
+    reserved=("discard-enable",),
     drain=30.0,  # a disk has writes to finish
     journals=True,
     system_calls=_SYSTEM_CALLS,

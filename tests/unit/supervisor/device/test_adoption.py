@@ -390,12 +390,11 @@ async def test_adoption_worker_of_a_handler_that_is_not_installed_is_left_alone(
     world.plug(state=4, frontend=4)
     left(world, handler="uninstalled")
     pidfd = os.pidfd_open(os.getpid())
-    world.surroundings.orphans[TOY] = dataclasses.replace(
-        world.surroundings.orphans[TOY], pidfd=pidfd
-    )
+    orphans = world.surroundings.orphans
+    orphans[TOY] = dataclasses.replace(orphans[TOY], pidfd=pidfd)
     await world.start()
     assert TOY not in world.registry
-    assert world.surroundings.orphans == {}
+    assert orphans == {}
     assert b"'uninstalled': not installed" in world.store.nodes[ERROR]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(pidfd)
