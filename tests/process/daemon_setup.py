@@ -51,17 +51,21 @@ runtime_dir: {directory}
 hypervisor: embedded
 timeouts: {{drain: 5, hello: 5}}
 types:
-  vbd: {{handler: block}}
+  {kind}: {{handler: {handler}}}
 """
 
 
 class Setup:
     """A directory with xenstored, configuration and supervisors."""
 
+    kind, handler = "vbd", "block"
+
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="xbd"))
         self.config = self.directory / "c.yaml"
-        self.config.write_text(CONFIG.format(directory=self.directory))
+        self.config.write_text(
+            CONFIG.format(directory=self.directory, kind=self.kind, handler=self.handler)
+        )
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = self.directory / "log"
 
@@ -86,7 +90,7 @@ class Setup:
         return process
 
     def plug(self, domid: int, devid: int, state: int = 1) -> None:
-        back, front = paths(domid, devid)
+        back, front = paths(domid, devid, self.kind)
         with self.store() as store:
             store.introduce(domid)
 
@@ -100,7 +104,7 @@ class Setup:
 
     def state(self, domid: int, devid: int) -> bytes | None:
         with self.store() as store:
-            return store.read_or_none(f"{paths(domid, devid)[0]}/state")
+            return store.read_or_none(f"{paths(domid, devid, self.kind)[0]}/state")
 
     def status(self) -> c.StatusReply:
         with Client(self.directory) as client:
@@ -132,7 +136,7 @@ class Setup:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def paths(domid: int, devid: int) -> tuple[str, str]:
+def paths(domid: int, devid: int, kind: str = Setup.kind) -> tuple[str, str]:
     """Backend and frontend directory."""
-    back = f"/local/domain/0/backend/vbd/{domid}/{devid}"
-    return back, f"/local/domain/{domid}/device/vbd/{devid}"
+    back = f"/local/domain/0/backend/{kind}/{domid}/{devid}"
+    return back, f"/local/domain/{domid}/device/{kind}/{devid}"
