@@ -21,6 +21,7 @@ from config.check import describe
 from shared.device_types import (
     COMMON_NODES,
     RESERVED_NODES,
+    Command,
     Counter,
     DeviceType,
     Kind,
@@ -47,6 +48,9 @@ def _section(one: DeviceType) -> str:
         "### Counters\n",
         _table(counters, map(_counter, one.counters)),
     ]
+    if one.commands:
+        head = ("command", "arguments", "reply", "time limit", "meaning")
+        parts += ["### Commands\n", _table(head, map(_command, one.commands))]
     return "\n".join(parts)
 
 
@@ -66,6 +70,7 @@ def _traits(one: DeviceType) -> Iterator[tuple[str, str]]:
     yield "`timeouts.drain`", f"{one.drain:g} s"
     yield "keeps a journal", _yes(one.journals)
     yield "opens a grant table", _yes(one.needs_grants)
+    yield "commands", _codes(command.name for command in one.commands)
     yield "native modules", _codes(one.native_modules)
     yield "native modules of the guest side", _codes(one.guest_modules)
     for feature, without in (one.kernel_features or {}).items():
@@ -80,6 +85,13 @@ def _kind(kind: Kind) -> tuple[str, ...]:
 def _counter(counter: Counter) -> tuple[str, ...]:
     unit = f"{counter.scale} bytes" if counter.scale else "one"
     return f"`{counter.name}`", counter.meaning, unit, counter.group, counter.role
+
+
+def _command(command: Command) -> tuple[str, ...]:
+    arguments = "; ".join(f"{name}: {value}" for name, value, *_ in _options(command.arguments))
+    reply = "text" if command.reply is str else describe(type_info(command.reply))
+    limit = f"{command.seconds:g} s"
+    return f"`{command.name}`", arguments or "none", reply, limit, command.meaning
 
 
 def _options(model: type[msgspec.Struct]) -> Iterator[tuple[str, ...]]:

@@ -77,7 +77,34 @@ class LogLevel(Request, frozen=True):
     level: str
 
 
-AnyRequest = Status | Show | Events | Restart | RestartRolling | Clear | Reload | LogLevel | Upgrade
+class Commands(Request, frozen=True):
+    """Ask what can be asked of a device; answered by `CommandsReply`."""
+
+    device: str
+
+
+class Command(Request, frozen=True):
+    """Have a device's worker carry out a command of its type; answered by `CommandReply`."""
+
+    device: str
+    name: str
+    arguments: dict[str, str] = {}
+    """As they were typed; the supervisor converts them by the model in the type's manifest."""
+
+
+AnyRequest = (
+    Status
+    | Show
+    | Events
+    | Restart
+    | RestartRolling
+    | Clear
+    | Reload
+    | LogLevel
+    | Upgrade
+    | Commands
+    | Command
+)
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +186,36 @@ class EventsReply(Reply, frozen=True):
     events: list[Event]
 
 
+class ArgumentAbout(msgspec.Struct, frozen=True):
+    """One argument of a command."""
+
+    name: str
+    value: str
+    """In words: "a number", "one of a, b"."""
+    required: bool
+
+
+class CommandAbout(msgspec.Struct, frozen=True, kw_only=True):
+    """One command of a device's type."""
+
+    name: str
+    meaning: str
+    arguments: tuple[ArgumentAbout, ...]
+    seconds: float
+    """Time limit."""
+
+
+class CommandsReply(Reply, frozen=True):
+    handler: str
+    """The device type."""
+    commands: list[CommandAbout]
+
+
+class CommandReply(Reply, frozen=True):
+    value: msgspec.Raw
+    """A text, or an object with the fields of the manifest's model."""
+
+
 class Done(Reply, frozen=True):
     text: str
 
@@ -170,7 +227,7 @@ class Refused(Reply, frozen=True):
     exit_code: int
 
 
-AnyReply = StatusReply | ShowReply | EventsReply | Done | Refused
+AnyReply = StatusReply | ShowReply | EventsReply | CommandsReply | CommandReply | Done | Refused
 
 _encoder = msgspec.json.Encoder()
 _requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
@@ -196,6 +253,6 @@ def decode_reply(data: bytes) -> AnyReply:
     return _replies.decode(data)
 
 
-def device_of(request: Show | Restart | Clear | LogLevel) -> DeviceId:
+def device_of(request: Show | Restart | Clear | LogLevel | Commands | Command) -> DeviceId:
     """The device that a request names; raises ConfigError."""
     return DeviceId.parse(request.device)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from shared.commands import Command, NoArguments, check_commands
 from shared.errors import ConfigError
 from shared.system_calls import INT, LONG, Argument, Call, Group, ioctls, plain
 
@@ -33,10 +34,12 @@ __all__ = [
     "LONG",
     "Argument",
     "Call",
+    "Command",
     "Counter",
     "DeviceType",
     "Group",
     "Kind",
+    "NoArguments",
     "NoOptions",
     "UnknownTypeError",
     "installed",
@@ -159,6 +162,8 @@ class DeviceType:
 
     # For people and for the embedded hypervisor.
     counters: tuple[Counter, ...] = ()
+    commands: tuple[Command, ...] = ()
+    """What an operator may ask of one device (`xenbackd command`)."""
     guest: str = ""
     """Its guest side on the embedded hypervisor: `package.module:ATTRIBUTE`; "": it has none."""
     guest_modules: tuple[str, ...] = ()
@@ -253,6 +258,10 @@ def _load(name: str, place: str) -> DeviceType:
         msgspec.convert(msgspec.to_builtins(found.counters), tuple[Counter, ...])
     except msgspec.ValidationError as error:
         raise UnknownTypeError(f"device type {name!r}: {place}: counters: {error}") from error
+    try:
+        check_commands(found.commands)
+    except (ValueError, TypeError, AttributeError) as error:  # not even of the class
+        raise UnknownTypeError(f"device type {name!r}: {place}: commands: {error}") from error
     return found
 
 

@@ -76,3 +76,11 @@ class BackendBug(BlamedError):
     blame = Blame.US
     exit_code = 70
     log_level = logging.CRITICAL
+
+
+def blamed(blame: Blame, text: str) -> BlamedError:
+    """The error of that blame, for what another process says of its own."""
+    for kind in (GuestFault, ConfigError, HostError):
+        if kind.blame is blame:
+            return kind(text)
+    return BackendBug(text)

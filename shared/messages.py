@@ -87,6 +87,17 @@ class SetLogLevel(Message, frozen=True):
     level: str
 
 
+class Command(Message, frozen=True):
+    """Ask for a command of the type's manifest, while the worker is ready or serves; answer
+    `CommandAnswer`."""
+
+    number: int
+    """Of this command; the answer repeats it."""
+    name: str
+    arguments: bytes
+    """The manifest's model of the arguments, checked, as MessagePack."""
+
+
 class Stop(Message, frozen=True):
     """Disconnect if necessary and exit with status 0."""
 
@@ -105,6 +116,7 @@ ToWorker = (
     | BackendChanged
     | FrontendChanged
     | SetLogLevel
+    | Command
     | Stop
     | Adopt
 )
@@ -190,6 +202,17 @@ class Jailed(Message, frozen=True):
     """Steps that this host cannot do, and why."""
 
 
+class CommandAnswer(Message, frozen=True):
+    """Answer to `Command`: a reply, or why there is none."""
+
+    number: int
+    reply: bytes = b""
+    """The manifest's model of the reply as MessagePack."""
+    blame: Blame | None = None
+    """Who is to blame that there is no reply; None: there is one."""
+    text: str = ""
+
+
 FromWorker = (
     Hello
     | Initialised
@@ -201,6 +224,7 @@ FromWorker = (
     | Present
     | Renew
     | Jailed
+    | CommandAnswer
 )
 
 COUNTERS_MAX: Final = 64
@@ -211,6 +235,9 @@ _COUNTERS_KNOWN: Final = 1024
 TEXT_MAX: Final = 1024
 STEPS_MAX: Final = 64
 STEP_TEXT_MAX: Final = 200
+COMMAND_REPLY_MAX: Final = 3072
+"""Bytes of the reply to a command; with all else of the message it stays below
+`WORKER_MESSAGE_MAX`."""
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -262,8 +289,10 @@ def decode_from_worker(untrusted_data: bytes) -> FromWorker:
             raise BackendBug("message of worker: a counter below 0")
     elif isinstance(message, Initialised | Attached | Publish | Present):
         _check_nodes(message.nodes)
-    if isinstance(message, Failed | Present) and len(message.text) > TEXT_MAX:
+    if isinstance(message, Failed | Present | CommandAnswer) and len(message.text) > TEXT_MAX:
         raise BackendBug(f"message of worker: text of {len(message.text)} characters")
+    if isinstance(message, CommandAnswer) and len(message.reply) > COMMAND_REPLY_MAX:
+        raise BackendBug(f"message of worker: reply of {len(message.reply)} bytes")
     if isinstance(message, Jailed):
         _check_steps(message.steps + message.left_out)
     return message

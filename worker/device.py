@@ -7,9 +7,9 @@ session, one at a time, in the order of a device's life:
     alloc, then any number of (init, initialise, connected…, disconnect), then free
 
 `event` is called from `run` while the device serves; `backend_changed` and `frontend_changed` at
-any time after alloc. A hook raises one of the four `BlamedError`s when it fails, and has then
-undone what it began. `connected` may come more than once, `disconnect` also when nothing is
-connected.
+any time after alloc; `command` between `init` and `disconnect`. A hook raises one of the four
+`BlamedError`s when it fails, and has then undone what it began. `connected` may come more than
+once, `disconnect` also when nothing is connected.
 
 A device knows nothing of xenstore: it gets snapshots and returns nodes to be published.
 """
@@ -20,6 +20,8 @@ import select
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from shared.device_id import DeviceId
 from shared.errors import BackendBug
@@ -119,6 +121,16 @@ class Device:
 
     def frontend_changed(self, node: str, untrusted_value: bytes | None) -> None:
         """A node of the frontend directory changed (S10)."""
+
+    def command(self, name: str, arguments: Any) -> msgspec.Struct | str:
+        """Carry out a command of the manifest; the reply, as the manifest's model says.
+
+        `arguments` is an instance of the manifest's model. Called while the device is ready or
+        serves, and always from inside the jail. The ring waits meanwhile. An error is told to
+        the operator and changes nothing in the life of the device. A successor knows nothing of
+        what a command has changed.
+        """
+        raise BackendBug(f"command: {self.device}: {name}: in the manifest, and not in the code")
 
     def counters(self) -> dict[str, int]:
         """Figures for `status`, sent with each beat: at most 64."""

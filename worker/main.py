@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 
 import msgspec
@@ -22,6 +23,7 @@ from multiprocess import forkserver
 from setproctitle import setproctitle
 
 from shared import logs, scheduling
+from shared.commands import Command
 from shared.device_types import DeviceType, resolve
 from shared.device_types import load as find
 from shared.errors import BackendBug, BlamedError, ConfigError
@@ -76,7 +78,8 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
             _not_alive(bus, error)
             raise
         with closing(handles):
-            live(spec, log, bus, device_class, options, handles, journal, jail)
+            commands = type_.commands
+            live(spec, log, bus, device_class, options, handles, journal, jail, commands)
 
 
 def load(type_: DeviceType) -> type[Device]:
@@ -123,6 +126,7 @@ def live(
     handles: Handles,
     journal: int = -1,
     jail: Jail | None = None,
+    commands: Iterable[Command] = (),
 ) -> None:
     """The life of the device with its handles open: `alloc` (S7), Hello, orders, `free`."""
 
@@ -131,7 +135,7 @@ def live(
 
     context = DeviceContext(spec.device, options, handles, log, publish, spec.drain, journal)
     device = device_class(context)
-    session = Session(spec, device, bus, jail)
+    session = Session(spec, device, bus, jail, commands)
     try:
         if jail is not None:
             jail.confine(handles)

@@ -27,10 +27,11 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
 from shared import scheduling
+from shared.commands import Command as Declared
 from shared.errors import BackendBug, Blame, BlamedError, HostError
 from shared.messages import (
     TEXT_MAX,
@@ -38,6 +39,7 @@ from shared.messages import (
     Attached,
     BackendChanged,
     Beat,
+    Command,
     Connected,
     Disconnect,
     Disconnected,
@@ -58,6 +60,7 @@ from shared.messages import (
 )
 from shared.worker_spec import WorkerSpec
 from worker.bus import Bus
+from worker.commands import Commands
 from worker.device import Device, RenewalError
 from worker.jail.jail import Jail
 
@@ -73,12 +76,18 @@ class Session:
     """Runs one device under the supervisor's orders."""
 
     def __init__(
-        self, spec: WorkerSpec, device: Device, bus: Bus, jail: Jail | None = None
+        self,
+        spec: WorkerSpec,
+        device: Device,
+        bus: Bus,
+        jail: Jail | None = None,
+        commands: Iterable[Declared] = (),
     ) -> None:
         self._spec = spec
         self._jail = jail
         self._device = device
         self._bus = bus
+        self._commands = Commands(device, commands, bus)
         self._log = device.log
         self._stopping = False
         self._next_beat = time.monotonic() + spec.beat
@@ -159,6 +168,7 @@ class Session:
             # Another beat follows a lost one; waiting for this one would hold up the ring.
             taken = self._bus.offer(Beat, counters=self._device.counters())
             self._next_beat = now + (self._spec.beat if taken else min(BEAT_RETRY, self._spec.beat))
+            self._commands.tell()
 
     def _obey_all(self) -> None:
         while not self._stopping and (message := self._bus.receive()) is not None:
@@ -186,6 +196,8 @@ class Session:
                     self._hook("serve", lambda: device.frontend_changed(node, untrusted))
             case SetLogLevel(level=level):
                 self._log.set_level(level)
+            case Command():
+                self._commands.obey(message, ready=self._confined and self._phase != "idle")
             case Adopt(supervisor_pid=pid):
                 self._adopted(pid)
 
@@ -265,6 +277,7 @@ class Session:
         self._watch(supervisor)
         self._log.info("supervisor: process %d takes over", supervisor_pid)
         self._bus.count_anew()
+        self._commands.forget()
         stage, blame, text = self._failure
         self._say(
             Present,

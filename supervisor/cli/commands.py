@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "upgrade": Command("upgrade", "replace the supervisor in place by the code now installed"),
     "reload": Command("reload", "check the configuration file and apply the difference"),
     "log-level": Command("log_level", "change the log level of a device while it runs"),
+    "command": Command("command", "ask something of one device that its type knows how to do"),
     "check-config": Command("check_config", "say what is wrong with a configuration file"),
     "doctor": Command("doctor", "what this host has and lacks, with the remedies"),
     "embedded": Command("embedded", "run the embedded hypervisor alone"),

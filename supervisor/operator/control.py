@@ -63,6 +63,12 @@ class Operations(Protocol):
     def log_level(self, request: c.LogLevel) -> c.Done:
         """Change a device's level."""
 
+    def commands(self, request: c.Commands) -> c.CommandsReply:
+        """What can be asked of a device."""
+
+    async def command(self, request: c.Command) -> c.CommandReply:
+        """Have a device's worker carry out a command."""
+
 
 class Control:
     """Control and event sockets in a runtime directory."""
@@ -190,3 +196,7 @@ class Control:
                 return await does.upgrade()
             case c.LogLevel():
                 return does.log_level(request)
+            case c.Commands():
+                return does.commands(request)
+            case c.Command():
+                return await does.command(request)

@@ -16,6 +16,7 @@ from shared.version import version
 from supervisor.device.device import Device
 from supervisor.device.registry import Registry
 from supervisor.device.surroundings import DeviceSurroundings
+from supervisor.operator.commands import DeviceCommands
 from supervisor.operator.rolling import Rolling, choose
 from supervisor.xenstore.snapshot import read_backend, read_frontend
 
@@ -24,6 +25,8 @@ DEVICE_EVENTS: Final = 20
 
 VALUE_SHOWN: Final = 256
 """Bytes of a node's value that are shown."""
+
+_OfADevice = c.Show | c.Restart | c.Clear | c.LogLevel | c.Commands | c.Command
 
 _LEVELS: Final = get_args(Level)
 
@@ -49,6 +52,7 @@ class Operations:
         self._upgrades = upgrades
         self._xenstore_state = xenstore_state
         self._resources = resources
+        self._commands = DeviceCommands(around.events)
         self._since = around.clock()
 
     def status(self) -> c.StatusReply:
@@ -138,7 +142,16 @@ class Operations:
         device.set_log_level(request.level)
         return c.Done(text=f"{device.id}: log level {request.level}")
 
-    def _find(self, request: c.Show | c.Restart | c.Clear | c.LogLevel) -> Device:
+    def commands(self, request: c.Commands) -> c.CommandsReply:
+        """What can be asked of a device; raises ConfigError."""
+        return self._commands.about(self._find(request))
+
+    async def command(self, request: c.Command) -> c.CommandReply:
+        """Have a device's worker carry out a command; raises what the worker says, HostError."""
+        device = self._find(request)
+        return await self._commands.perform(device, request.name, request.arguments)
+
+    def _find(self, request: _OfADevice) -> Device:
         name = c.device_of(request)
         device = self._registry.get(name)
         if device is None:

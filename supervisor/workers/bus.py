@@ -40,6 +40,7 @@ from shared.limits import BUS_QUEUE_MAX, WORKER_MESSAGE_MAX
 from shared.messages import (
     Adopt,
     Beat,
+    Command,
     Disconnect,
     Init,
     Initialise,
@@ -188,6 +189,9 @@ class Bus:
             # A guest decides how often its worker is asked: the answer does not count against it.
             peer.budget.give()
             self._await(message.device)
+        elif isinstance(message, Command):
+            # Nobody rests less for it: a worker may never answer.
+            peer.budget.give()
         return True
 
     # --- receiving

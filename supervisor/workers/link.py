@@ -30,6 +30,7 @@ from shared.logs import DeviceLogger
 from supervisor.policy.exits import blame_of, describe, remark
 from supervisor.policy.restart import KIND_OF_BLAME, ExitKind, RestartPolicy
 from supervisor.timer import Timer
+from supervisor.workers.commands import UNANSWERED_MAX, Commands
 from supervisor.workers.ends import Ending, kind_of
 from supervisor.workers.health import Health
 from supervisor.workers.lease import Lease, WorkerFile
@@ -41,6 +42,7 @@ from supervisor.workers.words import (
     Failure,
     LinkOwner,
     NodeWrite,
+    Outcome,
     Renewal,
     Word,
     Words,
@@ -79,6 +81,7 @@ class WorkerLink:
         )
         self._lease = Lease(device, around, self)
         self._words = Words(device, handler)
+        self.commands = Commands(device, self._words, self.tell)
         self._deadline = Timer()
         self._failure: ExitKind | None = None
         """What its end will count as; None: that depends on the exit status."""
@@ -163,6 +166,7 @@ class WorkerLink:
         if digest(self.type_config.options) != record.options:
             self._log.info("worker: adopted with the options it was started with")
         assert record.pid is not None
+        self._words.inherit(UNANSWERED_MAX)
         self.present = self._awaited = True
         # A worker beats to any supervisor: one that is silent for longer hangs like any other.
         seconds = self.timeouts.beat_dead + 2 * self.timeouts.beat
@@ -204,6 +208,7 @@ class WorkerLink:
         """The device is over: stop all timers."""
         self.succession.close()
         self.ending.over()
+        self.commands.over()
         self._deadline.cancel()
 
     # --- failures
@@ -262,6 +267,8 @@ class WorkerLink:
                 self.jail = word
             case NodeWrite():
                 self._pass_on(word)
+            case Outcome():
+                self.commands.answered(word)
 
     def worker_came_back(self) -> None:
         """An adopted worker is connected: it is told who we are, or that it is to end."""
@@ -349,6 +356,7 @@ class WorkerLink:
         self._lease.end()
         self._deadline.cancel()
         self.ending.over()
+        self.commands.over()
         self.present = self._awaited = False
         self.health.over()
         hold, delay = self.succession.ended(kind)

@@ -11,6 +11,8 @@ at all:
   its own frontend.
 - `Renew` is an answer to `Init` and to nothing else. Whether any other answer was asked for, the
   life cycle of the device knows.
+- `CommandAnswer` is an answer to a command that was asked for and not answered yet, and its reply
+  is what the manifest says. Whether somebody still waits for it does not matter here.
 - Of failures, which an honest worker may repeat, the first few are passed on.
 
 Only checks. `supervisor.workers.link` acts on a word, and passes it on to the device.
@@ -21,8 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import msgspec
+
 from shared import lifecycle_types as t
 from shared import messages as m
+from shared.commands import Command
 from shared.device_id import DeviceId
 from shared.device_types import DeviceType
 from shared.errors import BackendBug, Blame
@@ -69,7 +74,17 @@ class Renewal:
     """Only a successor can do what `Init` asks for; this worker holds nothing of the guest's."""
 
 
-Word = Answer | NodeWrite | Failure | Renewal | m.Beat | m.Jailed
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a command: its reply as JSON, or who is to blame that there is none."""
+
+    number: int
+    reply: bytes = b""
+    blame: Blame | None = None
+    text: str = ""
+
+
+Word = Answer | NodeWrite | Failure | Renewal | Outcome | m.Beat | m.Jailed
 """The last two need no check beyond their schema."""
 
 
@@ -100,16 +115,34 @@ class Words:
         """Of the nodes it has published."""
         self._failures = 0
         self._init_asked = False
+        self._commands: dict[int, Command] = {}
+        """Those that were asked for and not answered yet, by number."""
+        self._inherited = 0
 
     def forget(self) -> None:
         """Another worker begins."""
         self._names.clear()
         self._failures = 0
         self._init_asked = False
+        self._commands.clear()
+        self._inherited = 0
+
+    def inherit(self, commands: int) -> None:
+        """An earlier supervisor had at most so many commands under way, which may be answered."""
+        self._inherited = commands
 
     def asked(self, order: type[m.Message]) -> None:
         """An order that must be answered is being sent to the worker."""
         self._init_asked = order is m.Init
+
+    def commanded(self, number: int, command: Command) -> None:
+        """A command was sent to the worker."""
+        self._commands[number] = command
+
+    @property
+    def unanswered(self) -> int:
+        """Commands that the worker has not answered, also those that nobody waits for any more."""
+        return len(self._commands)
 
     def check(self, message: m.FromWorker) -> Word | None:
         """The word that a message stands for; None if it has been said too often.
@@ -141,6 +174,23 @@ class Words:
                 if not self._init_asked:
                     raise not_asked_for(self._device, "Renew")
                 return Renewal()
+            case m.CommandAnswer():
+                return self._outcome(message)
+
+    def _outcome(self, answer: m.CommandAnswer) -> Outcome | None:
+        command = self._commands.pop(answer.number, None)
+        if command is None:
+            if not self._inherited:
+                raise not_asked_for(self._device, "CommandAnswer")
+            self._inherited -= 1
+            return None
+        if answer.blame is not None:
+            return Outcome(answer.number, blame=answer.blame, text=answer.text)
+        try:
+            value: object = msgspec.msgpack.decode(answer.reply, type=command.reply)
+            return Outcome(answer.number, msgspec.json.encode(value))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise self._refusal(f"reply to {command.name}: {error}") from error
 
     def _present(self, message: m.Present) -> Answer | Failure:
         """What an adopted worker is doing, or the failure that it could tell nobody."""

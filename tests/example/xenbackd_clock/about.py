@@ -3,7 +3,7 @@
 
 import msgspec
 
-from shared.device_types import Counter, DeviceType, Kind
+from shared.device_types import Command, Counter, DeviceType, Kind
 
 
 class ClockOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,4 +20,5 @@ TYPE = DeviceType(
     publishes=("unit",),
     native_modules=("shared.native._ring",),
     counters=(Counter("answers", "questions answered", role="read"),),
+    commands=(Command("set", "put the clock forward or back", ClockOptions),),
 )

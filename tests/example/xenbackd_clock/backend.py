@@ -2,7 +2,7 @@
 """Answers each question in the ring with the time. Both are two 64-bit numbers: id and time."""
 
 import struct
-import time
+from time import time_ns
 
 from shared.hypervisor.interface import PORT_MAX, REFERENCE_MAX
 from shared.messages import Nodes
@@ -26,10 +26,9 @@ class Clock(Device):
         """Map the ring and bind the channel; a node that makes no sense is a GuestFault."""
         frontend = FrontendNodes(untrusted_frontend)
         reference = frontend.integer("ring-ref", 1, REFERENCE_MAX)
-        port = frontend.integer("event-channel", 1, PORT_MAX)
         try:
             self.ring = BackRing(self.map([reference]).address, SLOT.size)
-            self.bind(port)
+            self.bind(frontend.integer("event-channel", 1, PORT_MAX))
             self.event()  # what a dead worker left, or what came before the channel was bound
             self.notify()
         except BaseException:
@@ -41,13 +40,16 @@ class Clock(Device):
         """Answer what is waiting, one ring full at most: orders and beats come in between."""
         for _ in range(self.ring.waiting()):
             identity, _unused = SLOT.unpack(self.ring.take_request())
-            now = time.time_ns() + int(self.options.ahead * 1e9)
-            self.ring.put_response(SLOT.pack(identity, now))
+            self.ring.put_response(SLOT.pack(identity, time_ns() + int(self.options.ahead * 1e9)))
             self.answers += 1
         if self.ring.push_responses():
             self.notify()
         self.more = self.ring.final_check() > 0
 
+    def command(self, name: str, arguments: object) -> str:
+        """Obey the one command that the manifest declares: from now on these options hold."""
+        self.options = arguments
+        return f"{self.options.ahead:g} s ahead"
+
     def counters(self) -> dict[str, int]:
-        """Figures for `status` and `show`."""
         return {"answers": self.answers}

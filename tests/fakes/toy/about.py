@@ -8,12 +8,12 @@ differ in who else wants them: for `toy` there is a kernel driver, for `toyplain
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from shared.device_types import Counter, DeviceType, Group, Kind, plain
+from shared.device_types import Command, Counter, DeviceType, Group, Kind, plain
 
 
 class ToyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,6 +22,23 @@ class ToyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     poll_us: int = 50
     io_threads: Annotated[int, Meta(ge=1, le=64)] = 4
     directories: list[str] = []
+
+
+class PlayArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of the command `play`: one that is needed, some with a default."""
+
+    game: Literal["catch", "chess"]
+    rounds: Annotated[int, Meta(ge=1)] = 1
+    speed: float = 1.0
+    loud: bool = False
+    note: str | None = None
+
+
+class PlayReply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What came of it."""
+
+    won: int
+    names: list[str] = []
 
 
 TYPE: Final = DeviceType(
@@ -51,6 +68,10 @@ TYPE: Final = DeviceType(
         Counter("other_requests", "other requests answered", role="finished"),
         Counter("bad_range", "ranges beyond the end", "refused requests"),
         Counter("pending", "requests in hand", role="pending"),
+    ),
+    commands=(
+        Command("play", "play a game", PlayArguments, PlayReply, seconds=2.0),
+        Command("wind", "wind it up", seconds=30.0),
     ),
     guest="tests.fakes.toy.guest:GUEST",
 )

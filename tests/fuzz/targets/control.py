@@ -8,11 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from shared import control as c
+from shared.commands import Command
 from shared.errors import ConfigError
+from supervisor.operator.commands import read_arguments
 from supervisor.operator.control import Control
+
+
+class _Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A field of each kind."""
+
+    number: int = 0
+    share: float = 0.0
+    flag: bool = False
+    text: str | None = None
+    word: Literal["a", "b"] = "a"
 
 
 class _Operations:
@@ -56,7 +70,18 @@ class _Operations:
         """Of the named device."""
         return c.Done(text=str(c.device_of(request)))
 
+    def commands(self, request: c.Commands) -> c.CommandsReply:
+        """Of the named device."""
+        return c.CommandsReply(handler=str(c.device_of(request)), commands=[])
 
+    async def command(self, request: c.Command) -> c.CommandReply:
+        """Of the named device, by its own rules for arguments."""
+        c.device_of(request)
+        read_arguments(_COMMAND, request.arguments)
+        return c.CommandReply(value=msgspec.Raw(b'""'))
+
+
+_COMMAND = Command("set", "any", _Arguments)
 _control = Control(Path("/"), _Operations())
 
 

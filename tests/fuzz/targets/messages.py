@@ -51,3 +51,4 @@ def _from_worker(untrusted_data: bytes) -> None:
     assert len(counters) <= m.COUNTERS_MAX
     assert all(0 <= value < 1 << 64 for value in counters.values())
     assert len(getattr(message, "text", "")) <= m.TEXT_MAX
+    assert len(getattr(message, "reply", b"")) <= m.COMMAND_REPLY_MAX

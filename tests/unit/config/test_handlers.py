@@ -10,7 +10,7 @@ import pytest
 
 from config.loader import loads
 from config.model import DeviceTimeouts, drain_of
-from shared.device_types import Counter, DeviceType, own_types, resolve
+from shared.device_types import Command, Counter, DeviceType, own_types, resolve
 from tests.fakes.installed_types import Point, install
 from tests.unit.config.test_loader import problems
 
@@ -33,6 +33,9 @@ MISCOUNTED = DeviceType(
     counters=(Counter("answers", "answers", role=cast("Any", "reads")),),
 )
 
+OVERDUE = DeviceType(name="overdue", backend="a:B", commands=(Command("set", "", seconds=99),))
+MISTYPED = DeviceType(name="mistyped", backend="a:B", commands=("set",))  # type: ignore[arg-type]
+
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +47,8 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
         Point("broken", "no_such_module_of_xenbackd:TYPE"),
         Point("exits", "tests.fakes.type_that_exits:TYPE"),
         Point("miscounted", here + "MISCOUNTED"),
+        Point("overdue", here + "OVERDUE"),
+        Point("mistyped", here + "MISTYPED"),
         Point("twice", "a:b"),
         Point("twice", "c:d"),
     ]
@@ -75,6 +80,8 @@ def test_loader_foreign_handler_checks_its_options() -> None:
             " SystemExit: 3",
         ),
         ("miscounted", f"device type 'miscounted': {__name__}:MISCOUNTED: counters: Invalid enum"),
+        ("overdue", f"device type 'overdue': {__name__}:OVERDUE: commands: set: 99 s: at most 30"),
+        ("mistyped", f"device type 'mistyped': {__name__}:MISTYPED: commands: 'str' object"),
         ("twice", "device type 'twice': installed more than once: a:b, c:d"),
         ("forein", f"unknown handler 'forein'; did you mean foreign? allowed: bare, {OWN}"),
     ],

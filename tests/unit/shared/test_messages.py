@@ -31,6 +31,7 @@ def head(**fields: object) -> dict[str, object]:
         m.Failed(device=DEVICE, generation=1, seq=2, stage="init", blame=Blame.HOST, text="no"),
         m.Beat(device=DEVICE, generation=7, seq=3, counters={"reads": 1}),
         m.Jailed(device=DEVICE, generation=1, seq=4, steps=("no core",), left_out=("a: b",)),
+        m.CommandAnswer(device=DEVICE, generation=1, seq=5, number=2**48, reply=b"\xa1x"),
     ],
 )
 def test_messages_of_a_worker_survive_the_wire(message: m.FromWorker) -> None:
@@ -65,6 +66,10 @@ def test_messages_to_a_worker_survive_the_wire() -> None:
         {"type": "Failed", "stage": "init", "blame": "us", "text": "x" * 1025},
         {"type": "Jailed", "steps": ["x" * 201], "left_out": []},
         {"type": "Jailed", "steps": ["x"] * 40, "left_out": ["x"] * 40},
+        {"type": "CommandAnswer", "number": "1"},
+        {"type": "CommandAnswer", "number": 1, "reply": b"x" * (m.COMMAND_REPLY_MAX + 1)},
+        {"type": "CommandAnswer", "number": 1, "blame": "us", "text": "x" * 1025},
+        {"type": "CommandAnswer", "number": 1, "blame": "nobody"},
         {"type": "Publish", "nodes": {"": b"1"}},
         {"type": "Publish", "nodes": {"info": b"x" * (NODE_VALUE_MAX + 1)}},
         {"type": "Publish", "nodes": {"x" * 200: b""}},

@@ -152,6 +152,41 @@ def test_example_answers_with_the_options_of_the_file(clock: ClockFrontend, lab:
     assert " 2/0" in line
 
 
+def test_example_command_changes_the_clock_until_its_worker_is_another_one(
+    clock: ClockFrontend, lab: Lab
+) -> None:
+    """`set` holds for the next answer; a successor starts with the options of the file."""
+    name = name_of(clock)
+
+    listed = lab.must("command", name)
+    said = lab.must("command", name, "set", "ahead=100000")
+
+    assert "set      [ahead=<a number>]  put the clock forward or back" in listed
+    assert said == "100000 s ahead\n"
+    clock.ask(1)
+    now = time.time()
+    assert abs(clock.answers(1)[0][1] / 1e9 - now - 100000) < 60
+    lab.must("restart", name)
+    lab.wait_device(name, lambda one: one.generation == 2 and one.phase == "serving")
+    clock.ask(2)
+    assert abs(clock.answers(1)[0][1] / 1e9 - now - AHEAD) < 60
+
+
+def test_example_command_that_does_not_fit_is_refused_with_a_proposal(
+    clock: ClockFrontend, lab: Lab
+) -> None:
+    """Of the name, of an argument and of its value; the worker is not asked."""
+    name = name_of(clock)
+    for words, text in (
+        (["sett"], "sett: unknown command; did you mean set?"),
+        (["set", "ahed=1"], "ahed: unknown argument; did you mean ahead?"),
+        (["set", "ahead=noon"], "ahead: expected a number, got 'noon'"),
+    ):
+        refused = lab.run("command", name, *words)
+        assert (refused.returncode, refused.stdout) == (78, "")
+        assert text in refused.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a jail with a user id of its own needs root")
 def test_example_is_served_from_inside_the_jail(clock: ClockFrontend, lab: Lab) -> None:
     """All of the jail that a worker of ours has, with what the type may call and no more."""
