@@ -4,8 +4,8 @@
 Workers are found by their titles in /proc, and only among our own descendants, so none of this goes
 through the supervisor, which may just be dead. Signals go through pidfds.
 
-A supervisor that is killed is started anew at once, as systemd does, also when it could not start
-because xenstored was away. xenstored is started anew by its host.
+A supervisor that is killed is started again at once, as systemd does, also when it could not start
+because xenstored was away. xenstored is started again by its host.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Hand:
         while self._due:
             at, _, deed = heapq.heappop(self._due)
             self._clock.wait(max(0.0, at - time.monotonic()))
-            # As init would at once: to whoever looks, a dead worker that nobody reaps is there.
+            # As init would at once: a dead worker that nobody reaps still looks alive.
             reap_orphans(self.known())
             deed()
         for pidfd in list(self._stopped):
@@ -185,7 +185,7 @@ class Hand:
                 lab.start_supervisor()
                 break
             except AssertionError:
-                # It ends when it finds no xenstored; whoever supervises it starts it again.
+                # It ends when it finds no xenstored; its supervisor starts it again.
                 if attempt == 9 or lab.supervisor is None or lab.supervisor.poll() is None:
                     raise
         self.done.append(Done(Deed.SUPERVISOR, -1, begin, time.monotonic_ns()))

@@ -58,7 +58,7 @@ class ChaosGuest:
         self.wrong: list[str] = []
         self.totals = {"I/Os": 0, "flushes": 0, "units verified": 0, "reboots": 0, "recreated": 0}
         self.made: list[tuple[int, int]] = []
-        """From when to when it was destroyed, made anew and its whole disk compared, monotonic
+        """From when to when it was destroyed, made again and its whole disk compared, monotonic
         nanoseconds: work of this program, which takes a CPU."""
         self.record = lab.images / f"record{number}"
         self._lab = lab
@@ -179,7 +179,7 @@ class ChaosGuest:
                 return
 
     def _recreate(self) -> None:
-        """Destroyed with its domain and made anew: only the image is the same."""
+        """Destroyed with its domain and made again: only the image is the same."""
         begin = time.monotonic_ns()
         self._read_back()
         before = self._digest()
@@ -189,7 +189,7 @@ class ChaosGuest:
             self._handle.destroy()
             self._create()
         if self._digest() != before:
-            self._say("the disk's content is not what it was before the guest was made anew")
+            self._say("the disk's content is not what it was before the guest was made again")
         self.made.append((begin, time.monotonic_ns()))
 
     def _create(self) -> None:

@@ -51,7 +51,7 @@ class Deed(enum.Enum):
     XENSTORED = "kill xenstored"
     REBOOT = "reboot guest"
     CRASH = "crash guest's kernel"
-    """Its frontends begin anew without having closed."""
+    """Its frontends begin again without having closed."""
     RECREATE = "destroy and create guest"
 
 

@@ -148,7 +148,7 @@ def floods(bench: Bench, attaches: int) -> list[Figure]:
 
 @contextmanager
 def constant(bench: Bench, what: str, device: str, figures: list[Figure]) -> Iterator[None]:
-    """Whatever is done inside: nothing may have come to stay."""
+    """Nothing of what is done inside may stay."""
     lab = bench.lab
     status = lab.device(device)
     assert status is not None

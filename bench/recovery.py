@@ -80,7 +80,7 @@ class Samples:
 
 @contextmanager
 def slow_part(size: int) -> Iterator[None]:
-    """Whoever is started in here finds the last part of an image slow."""
+    """A process that is started in here finds the last part of an image slow."""
     with tempfile.TemporaryDirectory(prefix="xbd") as directory:
         library = Path(directory) / "slow.so"
         source = Path(__file__).parent / "native" / "slow_disk.c"

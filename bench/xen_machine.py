@@ -234,7 +234,7 @@ class XenBench:
         return sum(after.since(before, pid) for pid in after.run if self._is_kernel(after, pid))
 
     def dom0_us(self, before: Snapshot, after: Snapshot) -> float:
-        """CPU microseconds of all of dom0, but for the agent and what it ran for us: processes
+        """CPU microseconds of all of dom0, except the agent and what it ran for us: processes
         that came meanwhile."""
         stayed = [
             pid

@@ -254,7 +254,7 @@ def _load(name: str, place: str) -> DeviceType:
     if not isinstance(found, DeviceType) or found.name != name:
         raise UnknownTypeError(f"device type {name!r}: {place}: no manifest of that name")
     try:
-        # Whatever asks for `status` checks them too, and would blame the supervisor.
+        # The command line checks them too, and would blame the supervisor.
         msgspec.convert(msgspec.to_builtins(found.counters), tuple[Counter, ...])
     except msgspec.ValidationError as error:
         raise UnknownTypeError(f"device type {name!r}: {place}: counters: {error}") from error

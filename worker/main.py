@@ -70,7 +70,7 @@ def _work(spec: WorkerSpec, log: DeviceLogger) -> None:
         raise
     with closing(Bus(spec)) as bus:
         try:
-            # Whatever comes after it, only one worker of the device does.
+            # What comes after this is done by only one worker of the device.
             journal = open_journal(spec.journal, spec.device) if spec.journal else -1
             hypervisor = open_hypervisor(spec.hypervisor, spec.embedded_dir, spec.backend_domid)
             handles = hypervisor.open_handles(grants=type_.needs_grants)

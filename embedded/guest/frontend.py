@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The base of all frontends: the xenbus side, which is the same for every device type.
 
-`advance()` looks at both ends' states and does the next step, whatever happened: it is called on
+`advance()` looks at both ends' states and does the next step: it is called on
 any watch event and never waits. `connect`, `close` and `reconnect` wait for it and are for guests
 that have nothing else to do; they read the events of the connection.
 

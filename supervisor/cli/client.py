@@ -2,7 +2,7 @@
 """The command line's end of the control socket, and of the event stream.
 
 One request, one reply, each within a time limit: a supervisor that is not there, or hangs, is a
-clear error and never a command that hangs. Whoever waits is woken by a descriptor.
+clear error and never a command that hangs. A caller that waits is woken by a descriptor.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the sockets; whatever was not sent is dropped. Idempotent."""
+        """Close the sockets; what was not sent is dropped. Idempotent."""
         self._disconnect()
         self._context.destroy(linger=0)
 
@@ -128,7 +128,7 @@ class Client:
     def _wait_reply(
         self, asked: zmq.Socket[bytes], monitor: zmq.Socket[bytes], limit: int | None
     ) -> bool:
-        """Wait for the reply, or for the end of whoever was asked: its successor knows of nothing.
+        """Wait for the reply, or for the end of the process asked: its successor knows nothing.
 
         Raises:
             UnavailableError: it ended, or was replaced.

@@ -83,7 +83,7 @@ def python(probe: Probe) -> Iterator[Finding]:
         yield Finding("Python", Level.MISSING, "Python", f"{shown} is too old", remedy, BOTH)
     for name, error in probe.import_errors(PACKAGES).items():
         if error:
-            remedy = "Install xenbackd anew into its environment (make setup, or pipx install)."
+            remedy = "Install xenbackd again into its environment (make setup, or pipx install)."
             yield Finding("Python", Level.MISSING, f"package {name}", error, remedy, BOTH)
         else:
             yield Finding("Python", Level.OK, f"package {name}", "can be imported")

@@ -2,7 +2,7 @@
 """What `doctor` says about the jail: what this kernel supports, and what conflicts with it.
 
 Pure, as `doctor_checks`; the trial itself (`python -m worker.jail`) is the probe's. It is made by
-whoever runs `doctor`: as another user than root it shows what workers without root would have.
+the user who runs it: for others than root it shows what workers without root would have.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def steps(probe: Probe, jail: JailConfig) -> Iterator[Finding]:
     """What became of each step in a process that was made to try."""
     tried = probe.jail(jail.uid_base)
     if isinstance(tried, str):
-        remedy = "Install xenbackd anew into its environment (make setup, or pipx install)."
+        remedy = "Install xenbackd again into its environment (make setup, or pipx install)."
         yield Finding(SECTION, Level.MISSING, "trial", tried, remedy, BOTH)
         return
     for step in tried:

@@ -95,7 +95,7 @@ _HOLDS: Final = {
     "quarantined": "quarantined: failed too often or too badly; `xenbackd clear DEVICE` ends that",
     "config": "config: the operator must change something; then, or after `xenbackd restart"
     " DEVICE`, it is tried again",
-    "guest": "guest: the frontend broke the protocol; it must close and start anew",
+    "guest": "guest: the frontend broke the protocol; it must close and start again",
     "unkillable": "unkillable: its worker does not die of SIGKILL (storage that does not answer?);"
     " nothing else serves the device until it does",
     "disabled": "disabled: the type is switched off in the configuration",

@@ -25,7 +25,7 @@ columns:
   STATE     xenbus state of the backend; and why no worker is started: backoff (waits before the
             next try), budget (too many restarts of its guest's devices), quarantined (failed too
             often: `xenbackd clear`), config (somebody must change something), guest (its frontend
-            broke the protocol and must start anew), unkillable (the last worker does not die)
+            broke the protocol and must start again), unkillable (the last worker does not die)
   FRONTEND  xenbus state of the guest's end
   WORKER    process id and phase of the worker; late (no sign of life), slow or stalled (requests
             are pending and none is finished)
@@ -64,7 +64,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     how = parser.add_mutually_exclusive_group()
     add_json(how)
-    how.add_argument("--watch", action="store_true", help="show it anew each second, until Ctrl-C")
+    how.add_argument("--watch", action="store_true", help="show it again each second, until Ctrl-C")
 
 
 def run(args: argparse.Namespace) -> int:

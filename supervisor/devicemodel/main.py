@@ -119,7 +119,7 @@ class _Signals:
         stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake.fileno()))
         for number in SIGNALS:
             stack.callback(signal.signal, number, signal.signal(number, self._note))
-        # Whoever started us may have blocked them.
+        # The process that started us may have blocked them.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 
 Protocol: QEMU's docs/interop/qmp-spec. Who asks: libxl 4.17 to 4.19 `query-chardev`, with a vfb
 `query-vnc`, with a password for it `change-vnc-password`; with dm_restrict `query-status` and
-`cont`; libxenstat (xentop) `query-blockstats` and `query-block`. Whatever else is asked gets the
+`cont`; libxenstat (xentop) `query-blockstats` and `query-block`. Anything else gets the
 error QEMU gives to a command it does not know. Pure: no I/O, no clock.
 
 A command's arguments are never logged: one of them is a password.
@@ -84,7 +84,7 @@ class Answers:
         raise QmpError("CommandNotFound", f"The command {name} has not been found")
 
     def _change_vnc_password(self, arguments: Mapping[str, Any]) -> Json:
-        # libxl gives up on the guest if this fails. Whoever serves its framebuffer finds the
+        # libxl gives up on the guest if this fails. The server of its framebuffer finds the
         # password where libxl has put it as well, in the backend directory.
         if not isinstance(arguments.get("password"), str):
             raise QmpError("GenericError", "Parameter 'password' is missing")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Commands of the operator that one device's worker carries out, while somebody waits for each.
 
-A worker owes an answer and nothing else. One that gives none costs whoever asked the time limit;
+A worker owes an answer and nothing else. One that gives none costs its asker the time limit;
 it is not ended for it, because its beats tell whether it lives, and its guest may be served well.
 A late answer is thrown away. Until it comes, the command counts as under way: so at most
 `UNANSWERED_MAX` of them wait in a worker's queue, which orders and changed nodes need too.

@@ -239,7 +239,7 @@ class Publisher:
         found = await self._store.read_many((f"{directory}/{name}" for name in names), tx)
         for name, value in zip(names, found, strict=True):
             if value != made_from[name]:
-                raise RemadeError(f"write: {device}: {directory} was made anew: {name} differs")
+                raise RemadeError(f"write: {device}: {directory} was made again: {name} differs")
 
     async def _check_state(
         self, tx: int, device: DeviceId, directory: str, before: XenbusState

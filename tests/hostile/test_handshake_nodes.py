@@ -3,7 +3,7 @@
 
 Cases 1 (the directory as a whole), 3, 5, 6 and 7 of the hostile frontend. Case 8, `num-rings` and
 `tag` of 9pfs, waits for that device type. Many lies share one guest: after each the device is
-Closed for the reason given, the ring's page is the guest's again, and the guest may start anew.
+Closed for the reason given, the ring's page is the guest's again, and the guest may start again.
 """
 
 from __future__ import annotations

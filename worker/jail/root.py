@@ -33,7 +33,7 @@ class EmptyRoot:
     name: str = "root"
 
     def describe(self) -> str:
-        return f"root directory empty but for {self.keep}, read-only"
+        return f"root directory empty except {self.keep}, read-only"
 
     def execute(self) -> None:
         kept = os.open(self.keep, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -219,7 +219,7 @@ class Dom0:
         return self.machine.asked - start
 
     def image(self, name: str, size: str = "64M") -> str:
-        """An empty image, made anew: its path."""
+        """An empty image, made again: its path."""
         self.run(f"rm -f /srv/{name}; truncate -s {size} /srv/{name}")
         return f"/srv/{name}"
 

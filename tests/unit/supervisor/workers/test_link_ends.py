@@ -162,7 +162,7 @@ async def test_link_forbidden_system_call_is_quarantine_at_once_and_loud() -> No
 
 @in_clock_loop
 async def test_link_third_guest_fault_in_a_minute_is_quarantine_and_closes() -> None:
-    """The guest can start anew twice; then its device is closed and stays so."""
+    """The guest can start again twice; then its device is closed and stays so."""
     world = await world_of()
     await world.serving()
     for _ in range(3):

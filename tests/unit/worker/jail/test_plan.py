@@ -99,7 +99,7 @@ def test_jail_plan_of_root_says_what_will_be_true() -> None:
     ) in texts
     assert "event channels of domain 7 only" in texts
     assert "at most 1072 pages mapped" in texts
-    assert "root directory empty but for /run/x/bus, read-only" in texts
+    assert "root directory empty except /run/x/bus, read-only" in texts
     assert f"user and group {UID}, no other groups, no capabilities" in texts
     assert "system calls of toy on xen only; any other kills" in texts
 
