@@ -12,7 +12,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec.inspect import Field, StructType, type_info
@@ -25,8 +25,11 @@ from shared.device_types import (
     Counter,
     DeviceType,
     Kind,
+    Traits,
     own_types,
 )
+
+_HOTPLUG: Final = {"ours": "the supervisor", "script": "a hotplug script", "none": "nobody"}
 
 
 def markdown() -> str:
@@ -66,7 +69,9 @@ def _traits(one: DeviceType) -> Iterator[tuple[str, str]]:
     yield "nodes its workers may publish", _codes(COMMON_NODES + one.publishes)
     yield "nodes nobody may publish", _codes((*sorted(RESERVED_NODES), *one.reserved))
     yield "frontend nodes that name the ring", _codes(f"{name}*" for name in one.ring_nodes)
-    yield "waits for the frontend's `state`", _yes(not one.ignore_frontend_state)
+    yield from _life(one.traits)
+    if one.traits_of is not None:
+        yield "life of a single device", "its manifest decides by the nodes"
     yield "`timeouts.drain`", f"{one.drain:g} s"
     yield "keeps a journal", _yes(one.journals)
     yield "opens a grant table", _yes(one.needs_grants)
@@ -75,6 +80,13 @@ def _traits(one: DeviceType) -> Iterator[tuple[str, str]]:
     yield "native modules of the guest side", _codes(one.guest_modules)
     for feature, without in (one.kernel_features or {}).items():
         yield f"without the kernel's {feature}", without
+
+
+def _life(traits: Traits) -> Iterator[tuple[str, str]]:
+    yield "waits for the frontend's `state`", _yes(not traits.ignore_frontend_state)
+    yield "who writes `hotplug-status`", _HOTPLUG[traits.hotplug]
+    yield "may reconfigure while connected", _yes(traits.reconfigures)
+    yield "a closed frontend may connect again", _yes(traits.returns)
 
 
 def _kind(kind: Kind) -> tuple[str, ...]:

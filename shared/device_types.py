@@ -25,6 +25,7 @@ import msgspec
 from shared.commands import Command, NoArguments, check_commands
 from shared.errors import ConfigError
 from shared.system_calls import INT, LONG, Argument, Call, Group, ioctls, plain
+from shared.traits import USUAL, Traits
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -41,6 +42,7 @@ __all__ = [
     "Kind",
     "NoArguments",
     "NoOptions",
+    "Traits",
     "UnknownTypeError",
     "installed",
     "ioctls",
@@ -142,8 +144,11 @@ class DeviceType:
     # Its life.
     ring_nodes: tuple[str, ...] = RING_NODES
     """Beginnings of the names of the frontend nodes that tell one connection from the next."""
-    ignore_frontend_state: bool = False
-    """The worker attaches to the ring without waiting for the frontend's `state` (S13)."""
+    traits: Traits = USUAL
+    """How the life of its devices differs from that of a disk."""
+    traits_of: Callable[[Mapping[str, bytes]], Traits] | None = None
+    """Decides by the nodes of a new backend directory how the life of this device differs; None:
+    `traits` are those of all. Asked once, when the device is found."""
     drain: float = 10.0
     """Seconds a worker has for its orderly stop, unless the configuration says otherwise."""
     journals: bool = False

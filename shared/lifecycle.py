@@ -32,7 +32,8 @@ from typing import Any, Final
 
 from shared import lifecycle_types as t
 from shared.errors import Blame
-from shared.lifecycle_rules import NO_PROCESS, RULES
+from shared.lifecycle_rules import RULES
+from shared.lifecycle_sets import LIVE, NO_PROCESS, RECONFIGURATION, RUNNING
 from shared.lifecycle_types import Hold, Lifecycle, Step
 from shared.lifecycle_types import WorkerPhase as W
 from shared.xenbus import XenbusState as X
@@ -106,7 +107,8 @@ def _illegal(now: Lifecycle, event: t.Event) -> t.IllegalEventError:
 def _take_up(now: Lifecycle, event: t.TakeUp) -> Lifecycle:
     if now.taken_up or now.gone:
         raise _illegal(now, event)
-    if event.backend not in TAKE_UP_STATES:
+    known = TAKE_UP_STATES | RECONFIGURATION if now.traits.reconfigures else TAKE_UP_STATES
+    if event.backend not in known:
         raise t.WrongInitialStateError(f"initial backend state is wrong: {event.backend}")
     started = dataclasses.replace(now, taken_up=True, backend=event.backend, online=event.online)
     return _with_frontend(started, event.frontend)
@@ -115,20 +117,25 @@ def _take_up(now: Lifecycle, event: t.TakeUp) -> Lifecycle:
 def _with_frontend(now: Lifecycle, state: X) -> Lifecycle:
     # Connected on both sides marks a connection; later states of the frontend are relative to it.
     # Only a state that we write (`_state_written`) begins the next connection.
-    connected = state is X.CONNECTED and now.backend in (X.CONNECTED, X.CLOSING)
+    after = dataclasses.replace(now, frontend=state)
+    # A frontend that changes its configuration was Connected before, seen or not.
+    at_work = RUNNING if now.traits.reconfigures else {X.CONNECTED}
+    connected = after.frontend_counts_as in at_work and now.backend in LIVE
     return dataclasses.replace(
-        now,
-        frontend=state,
-        frontend_was_connected=now.frontend_was_connected or connected,
+        after, frontend_was_connected=now.frontend_was_connected or connected
     )
 
 
 def _backend_read(now: Lifecycle, event: t.BackendRead) -> Lifecycle:
-    now = dataclasses.replace(now, online=event.online)
+    now = dataclasses.replace(now, online=event.online, hotplug=event.hotplug)
     if now.writing is not None or event.state is now.backend:
         return now
     if event.state in (X.CLOSING, X.CLOSED):
         return dataclasses.replace(now, backend=event.state)
+    asked = event.state is X.RECONFIGURING and now.backend in (X.CONNECTED, X.RECONFIGURED)
+    if asked and now.traits.reconfigures:
+        # The toolstack asks for it (vscsi); the frontend answers by going there too.
+        return dataclasses.replace(now, backend=event.state, renewed=False)
     if event.state is X.INITIALISING:
         # Only a toolstack writes that, into a directory it has just made. So the directory we knew
         # is gone, and its removal was coalesced with the creation of this one.
@@ -140,6 +147,9 @@ def _state_written(now: Lifecycle, event: t.StateWritten) -> Lifecycle:
     if now.writing is None:
         raise _illegal(now, event)
     written = dataclasses.replace(now, backend=now.writing, writing=None, write_blocked=False)
+    if written.backend in RECONFIGURATION:
+        return written
+    written = dataclasses.replace(written, renewed=False)
     if written.backend is X.CONNECTED:
         return _with_frontend(written, written.frontend)
     if written.backend is X.CLOSING:

@@ -1,100 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The transition table of the life cycle: each row is a rule, and the first match wins.
 
-This module has only the data and the matching of one row; `shared.lifecycle` runs the table and
-`shared.lifecycle_table` prints it. The order of the rows is their priority: rules that let go of a
-guest's memory come before rules that tell the guest so, and both come before rules that start
+This module has only the data; `shared.lifecycle_rule` is one row, `shared.lifecycle` runs the table
+and `shared.lifecycle_table` prints it. The order of the rows is their priority: rules that let go
+of a guest's memory come before rules that tell the guest so, and both come before rules that start
 anything.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from shared import lifecycle_sets as s
 from shared import lifecycle_types as t
-from shared.lifecycle_types import Hold, Lifecycle
+from shared.lifecycle_rule import Rule
+from shared.lifecycle_types import Hold
 from shared.lifecycle_types import WorkerPhase as W
 from shared.xenbus import XenbusState as X
-
-_LIVE: Final = frozenset({X.CONNECTED, X.CLOSING})
-"""States in which a ring may be in use. A device in use needs its ring in Closing too."""
-_OPEN: Final = frozenset({X.INITIALISING, X.INIT_WAIT, X.CONNECTED})
-_FRONTEND_READY: Final = frozenset({X.INITIALISED, X.CONNECTED})
-_FRONTEND_ABSENT: Final = frozenset({X.UNKNOWN, X.INVALID})
-"""The frontend's directory is gone or its state is invalid: there is nobody to serve."""
-_FRONTEND_CLOSED: Final = frozenset({X.CLOSING, X.CLOSED})
-_ATTACHED: Final = frozenset({W.ADOPTING, W.ATTACHING, W.SERVING, W.DETACHING, W.STOPPING})
-"""Phases in which the worker may still hold pages or ports of the guest."""
-_DETACHED: Final = frozenset(W) - _ATTACHED
-_ABSENT: Final = frozenset({W.ABSENT})
-_SERVING: Final = frozenset({W.SERVING})
-NO_PROCESS: Final = frozenset({W.ABSENT, W.STOPPING})
-"""Phases in which no worker obeys orders."""
-_ALIVE: Final = frozenset(W) - NO_PROCESS
-_STARTING: Final = frozenset({X.INITIALISING, X.INIT_WAIT})
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One row. All conditions must hold (None: any value). `writes` implies `WriteState`."""
-
-    name: str
-    why: str
-    gone: bool = False
-    enabled: bool | None = None
-    fault: bool | None = None
-    online: bool | None = None
-    backend: frozenset[X] | None = None
-    frontend: frozenset[X] | None = None
-    worker: frozenset[W] | None = None
-    hold: frozenset[Hold] | None = None
-    frontend_was_connected: bool | None = None
-    greeted: bool | None = None
-    ignore_frontend_state: bool | None = None
-    # effect
-    action: t.Action | None = None
-    to_worker: W | None = None
-    writes: X | None = None
-
-    def matches(self, now: Lifecycle) -> bool:
-        """Whether the row applies."""
-        if not now.taken_up or self.gone != now.gone:
-            return False
-        if not now.gone and now.writing is not None:
-            return False
-        if self.writes is not None and now.write_blocked:
-            return False
-        return (
-            (self.enabled is None or self.enabled == now.enabled)
-            and (self.fault is None or self.fault == now.fault)
-            and (self.online is None or self.online == now.online)
-            and (self.backend is None or now.backend in self.backend)
-            and (self.frontend is None or now.frontend in self.frontend)
-            and (self.worker is None or now.worker in self.worker)
-            and (self.hold is None or now.hold in self.hold)
-            and self.frontend_was_connected in (None, now.frontend_was_connected)
-            and self.greeted in (None, now.greeted)
-            and self.ignore_frontend_state in (None, now.ignore_frontend_state)
-        )
-
-    def apply(self, now: Lifecycle) -> tuple[Lifecycle, t.Action]:
-        """The situation after the row, and the action to carry out."""
-        if self.writes is not None:
-            hotplug = self.writes is X.INIT_WAIT
-            after = dataclasses.replace(now, writing=self.writes)
-            return after, t.WriteState(self.writes, hotplug)
-        assert self.action is not None
-        changes: dict[str, Any] = {}
-        if self.to_worker is not None:
-            changes["worker"] = self.to_worker
-        if isinstance(self.action, t.AskConnected):
-            changes["greeted"] = True
-        if isinstance(self.action, t.Forget):
-            changes["taken_up"] = False
-        return dataclasses.replace(now, **changes), self.action
-
 
 RULES: Final = (
     # --- the device is gone
@@ -102,14 +24,14 @@ RULES: Final = (
         "forget",
         "directory removed or domain dead, and no process left",
         gone=True,
-        worker=_ABSENT,
+        worker=s.ABSENT,
         action=t.Forget(),
     ),
     Rule(
         "stop-gone",
         "nothing is written for a device that is gone; its worker ends",
         gone=True,
-        worker=_ALIVE,
+        worker=s.ALIVE,
         action=t.StopWorker(),
         to_worker=W.STOPPING,
     ),
@@ -117,7 +39,7 @@ RULES: Final = (
         "stop-stranded",
         "the device was removed and made again while the worker had no supervisor",
         backend=frozenset({X.INITIALISING}),
-        worker=_SERVING,
+        worker=s.SERVING,
         action=t.StopWorker(),
         to_worker=W.STOPPING,
     ),
@@ -125,35 +47,35 @@ RULES: Final = (
     Rule(
         "detach-closed-frontend",
         "the frontend closes; its pages and ports are given back before it is told so",
-        frontend=_FRONTEND_CLOSED,
-        worker=_SERVING,
+        frontend=s.FRONTEND_CLOSED,
+        worker=s.SERVING,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
     Rule(
         "detach-vanished-frontend",
         "a frontend whose directory is gone counts as closed",
-        backend=frozenset({X.CONNECTED, X.CLOSING, X.CLOSED}),
-        frontend=_FRONTEND_ABSENT,
-        worker=_SERVING,
+        backend=s.LIVE | {X.CLOSED},
+        frontend=s.FRONTEND_ABSENT,
+        worker=s.SERVING,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
     Rule(
         "detach-restarted-frontend",
         "back at Initialising without closing: kexec, crash, driver reload",
-        backend=_LIVE,
+        backend=s.LIVE,
         frontend=frozenset({X.INITIALISING}),
-        worker=_SERVING,
+        worker=s.SERVING,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
     Rule(
         "detach-reconnecting-frontend",
         "was Connected and offers a ring again",
-        backend=frozenset({X.CONNECTED}),
+        backend=s.RUNNING,
         frontend=frozenset({X.INIT_WAIT, X.INITIALISED}),
-        worker=_SERVING,
+        worker=s.SERVING,
         frontend_was_connected=True,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
@@ -162,7 +84,18 @@ RULES: Final = (
         "detach-forced",
         "the toolstack forced Closed while the ring ran",
         backend=frozenset({X.CLOSED}),
-        worker=_SERVING,
+        worker=s.SERVING,
+        action=t.AskDisconnect(),
+        to_worker=W.DETACHING,
+    ),
+    Rule(
+        "detach-reconfiguring",
+        "the frontend changes its configuration; the ring is let go and taken up again with it",
+        backend=frozenset({X.CONNECTED, X.RECONFIGURING}),
+        frontend=s.RECONFIGURATION,
+        worker=s.SERVING,
+        reconfigures=True,
+        renewed=False,
         action=t.AskDisconnect(),
         to_worker=W.DETACHING,
     ),
@@ -170,7 +103,7 @@ RULES: Final = (
         "close-faulty",
         "the frontend broke the protocol",
         fault=True,
-        backend=_OPEN,
+        backend=s.OPEN,
         writes=X.CLOSING,
     ),
     Rule(
@@ -178,47 +111,47 @@ RULES: Final = (
         "we do not wait for a frontend at fault",
         fault=True,
         backend=frozenset({X.CLOSING}),
-        worker=_DETACHED,
+        worker=s.DETACHED,
         writes=X.CLOSED,
     ),
     Rule(
         "follow-closing",
         "the backend follows the frontend (S15)",
-        backend=_OPEN,
+        backend=s.OPEN,
         frontend=frozenset({X.CLOSING}),
-        worker=_DETACHED,
+        worker=s.DETACHED,
         writes=X.CLOSING,
     ),
     Rule(
         "follow-closed",
         "the backend follows the frontend (S15)",
-        backend=_OPEN | {X.CLOSING},
+        backend=s.OPEN | {X.CLOSING},
         frontend=frozenset({X.CLOSED}),
-        worker=_DETACHED,
+        worker=s.DETACHED,
         writes=X.CLOSED,
     ),
     Rule(
         "closed-vanished",
         "there is no frontend any more",
-        backend=_LIVE,
-        frontend=_FRONTEND_ABSENT,
-        worker=_DETACHED,
+        backend=s.LIVE,
+        frontend=s.FRONTEND_ABSENT,
+        worker=s.DETACHED,
         writes=X.CLOSED,
     ),
     Rule(
         "closed-restarted",
         "closed for a frontend that started again; the reset follows (S16)",
-        backend=_LIVE,
+        backend=s.LIVE,
         frontend=frozenset({X.INITIALISING}),
-        worker=_DETACHED,
+        worker=s.DETACHED,
         writes=X.CLOSED,
     ),
     Rule(
         "wait-reconnecting",
         "the frontend offers a ring again and waits for Connected",
-        backend=frozenset({X.CONNECTED}),
+        backend=s.RUNNING,
         frontend=frozenset({X.INIT_WAIT, X.INITIALISED}),
-        worker=_DETACHED,
+        worker=s.DETACHED,
         frontend_was_connected=True,
         writes=X.INIT_WAIT,
     ),
@@ -226,7 +159,7 @@ RULES: Final = (
         "closed-unserved",
         "the frontend still needs service, but no worker may be started",
         backend=frozenset({X.CLOSING}),
-        worker=_ABSENT,
+        worker=s.ABSENT,
         hold=frozenset({Hold.QUARANTINED, Hold.CONFIG, Hold.GUEST}),
         writes=X.CLOSED,
     ),
@@ -235,7 +168,7 @@ RULES: Final = (
         "close-disabled",
         "the configuration switched the type off; the frontend is served until it closes",
         enabled=False,
-        backend=_OPEN,
+        backend=s.OPEN,
         writes=X.CLOSING,
     ),
     Rule(
@@ -243,7 +176,7 @@ RULES: Final = (
         "switched off and closed",
         enabled=False,
         backend=frozenset({X.CLOSED}),
-        worker=_ALIVE - _ATTACHED,
+        worker=s.ALIVE - s.ATTACHED,
         action=t.StopWorker(),
         to_worker=W.STOPPING,
     ),
@@ -252,7 +185,7 @@ RULES: Final = (
         "switched off, closed and no process left; the toolstack keeps the directory",
         enabled=False,
         backend=frozenset({X.CLOSED}),
-        worker=_ABSENT,
+        worker=s.ABSENT,
         action=t.Forget(),
     ),
     # --- after Closed
@@ -261,7 +194,16 @@ RULES: Final = (
         "closed and not online: no frontend will connect any more",
         online=False,
         backend=frozenset({X.CLOSED}),
-        worker=_ALIVE - _ATTACHED,
+        worker=s.ALIVE - s.ATTACHED,
+        action=t.StopWorker(),
+        to_worker=W.STOPPING,
+    ),
+    Rule(
+        "stop-final",
+        "closed, and its frontends never come back",
+        backend=frozenset({X.CLOSED}),
+        worker=s.ALIVE - s.ATTACHED,
+        returns=False,
         action=t.StopWorker(),
         to_worker=W.STOPPING,
     ),
@@ -274,7 +216,29 @@ RULES: Final = (
         frontend=frozenset({X.INITIALISING}),
         worker=frozenset({W.ABSENT, W.IDLE, W.READY}),
         hold=frozenset(Hold) - {Hold.QUARANTINED},
+        returns=True,
         writes=X.INITIALISING,
+    ),
+    Rule(
+        "reset-regardless",
+        "a frontend whose state is ignored cannot ask; it is served again unless something holds",
+        enabled=True,
+        online=True,
+        backend=frozenset({X.CLOSED}),
+        worker=frozenset({W.ABSENT, W.IDLE, W.READY}),
+        hold=frozenset({Hold.NONE}),
+        ignore_frontend_state=True,
+        returns=True,
+        writes=X.INITIALISING,
+    ),
+    Rule(
+        "follow-reconfiguring",
+        "the ring is let go; the frontend is told that its wish was seen",
+        backend=frozenset({X.CONNECTED}),
+        frontend=s.RECONFIGURATION,
+        worker=s.DETACHED,
+        reconfigures=True,
+        writes=X.RECONFIGURING,
     ),
     # --- starting a worker, and giving it the ring
     Rule(
@@ -283,8 +247,8 @@ RULES: Final = (
         enabled=True,
         fault=False,
         online=True,
-        backend=_STARTING,
-        worker=_ABSENT,
+        backend=s.STARTING,
+        worker=s.ABSENT,
         hold=frozenset({Hold.NONE}),
         action=t.StartWorker(),
         to_worker=W.STARTING,
@@ -293,10 +257,22 @@ RULES: Final = (
         "start-successor",
         "the ring is live, and no worker serves it",
         fault=False,
-        backend=_LIVE,
-        frontend=_FRONTEND_READY,
-        worker=_ABSENT,
+        backend=s.LIVE,
+        frontend=s.FRONTEND_READY,
+        worker=s.ABSENT,
         hold=frozenset({Hold.NONE}),
+        action=t.StartWorker(),
+        to_worker=W.STARTING,
+    ),
+    Rule(
+        "start-reconfiguring",
+        "both ends are in the middle of a change, and no worker serves the ring",
+        fault=False,
+        backend=s.RECONFIGURATION | {X.CLOSING},
+        frontend=s.RECONFIGURATION,
+        worker=s.ABSENT,
+        hold=frozenset({Hold.NONE}),
+        reconfigures=True,
         action=t.StartWorker(),
         to_worker=W.STARTING,
     ),
@@ -304,7 +280,7 @@ RULES: Final = (
         "init",
         "only when online (S12)",
         online=True,
-        backend=_STARTING,
+        backend=s.STARTING,
         worker=frozenset({W.IDLE}),
         action=t.AskInit(),
         to_worker=W.INITIALISING,
@@ -312,9 +288,19 @@ RULES: Final = (
     Rule(
         "init-successor",
         "a successor opens what the device stands on before it takes the ring",
-        backend=_LIVE,
-        frontend=_FRONTEND_READY,
+        backend=s.LIVE,
+        frontend=s.FRONTEND_READY,
         worker=frozenset({W.IDLE}),
+        action=t.AskInit(),
+        to_worker=W.INITIALISING,
+    ),
+    Rule(
+        "init-reconfiguring",
+        "what the device stands on may have changed with the configuration",
+        backend=s.RECONFIGURATION | {X.CLOSING},
+        frontend=s.RECONFIGURATION,
+        worker=frozenset({W.IDLE}),
+        reconfigures=True,
         action=t.AskInit(),
         to_worker=W.INITIALISING,
     ),
@@ -330,34 +316,65 @@ RULES: Final = (
         "attach",
         "the frontend offers its ring (S13)",
         backend=frozenset({X.INIT_WAIT}),
-        frontend=_FRONTEND_READY,
+        frontend=s.FRONTEND_READY,
         worker=frozenset({W.READY}),
-        action=t.AskInitialise(resume=False),
-        to_worker=W.ATTACHING,
-    ),
-    Rule(
-        "attach-regardless",
-        "the type ignores the frontend's state (S13)",
-        backend=frozenset({X.INIT_WAIT}),
-        worker=frozenset({W.READY}),
-        ignore_frontend_state=True,
         action=t.AskInitialise(resume=False),
         to_worker=W.ATTACHING,
     ),
     Rule(
         "resume",
         "both ends are connected: the successor takes up the live ring",
-        backend=_LIVE,
-        frontend=_FRONTEND_READY,
+        backend=s.LIVE,
+        frontend=s.FRONTEND_READY,
         worker=frozenset({W.READY}),
         action=t.AskInitialise(resume=True),
         to_worker=W.ATTACHING,
     ),
     Rule(
+        "resume-reconfiguring",
+        "the live ring is taken up with the new configuration",
+        backend=s.RECONFIGURATION | {X.CLOSING},
+        frontend=s.RECONFIGURATION,
+        worker=frozenset({W.READY}),
+        reconfigures=True,
+        action=t.AskInitialise(resume=True),
+        to_worker=W.ATTACHING,
+    ),
+    Rule(
         "connect",
-        "the ring runs (S13)",
+        "the ring runs, and a hotplug script that is due has done its part (S13)",
         backend=frozenset({X.INIT_WAIT}),
-        worker=_SERVING,
+        worker=s.SERVING,
+        hotplug_done=True,
+        writes=X.CONNECTED,
+    ),
+    Rule(
+        "reconfigured",
+        "the ring runs with the new configuration; the frontend may go on",
+        backend=frozenset({X.RECONFIGURING}),
+        frontend=s.RECONFIGURATION,
+        worker=s.SERVING,
+        reconfigures=True,
+        renewed=True,
+        writes=X.RECONFIGURED,
+    ),
+    Rule(
+        "reconnect",
+        "the frontend uses the new configuration",
+        backend=frozenset({X.RECONFIGURED}),
+        frontend=frozenset({X.CONNECTED}),
+        worker=s.SERVING,
+        hotplug_done=True,
+        writes=X.CONNECTED,
+    ),
+    Rule(
+        "reconnect-early",
+        "the frontend did not wait for Reconfigured",
+        backend=frozenset({X.RECONFIGURING}),
+        frontend=frozenset({X.CONNECTED}),
+        worker=s.SERVING,
+        hotplug_done=True,
+        renewed=True,
         writes=X.CONNECTED,
     ),
     Rule(
@@ -365,7 +382,7 @@ RULES: Final = (
         "both ends are connected (S14)",
         backend=frozenset({X.CONNECTED}),
         frontend=frozenset({X.CONNECTED}),
-        worker=_SERVING,
+        worker=s.SERVING,
         greeted=False,
         action=t.AskConnected(),
     ),

@@ -6,10 +6,21 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Iterator
+from typing import Final
 
 from shared import lifecycle_types as t
-from shared.lifecycle_rules import RULES, Rule
+from shared.lifecycle_rule import Rule
+from shared.lifecycle_rules import RULES
 from shared.xenbus import XenbusState as X
+
+_WORDS: Final = {
+    "frontend_was_connected": ("frontend was Connected", "frontend was not Connected"),
+    "renewed": ("ring taken up since", "ring not taken up since"),
+    "hotplug_done": ("no hotplug script to wait for", "hotplug script to wait for"),
+    "ignore_frontend_state": ("frontend's state ignored", "frontend's state counts"),
+    "reconfigures": ("may reconfigure", "may not reconfigure"),
+    "returns": ("frontends may return", "frontends never return"),
+}
 
 
 def table() -> Iterator[tuple[str, str, str, str]]:
@@ -31,10 +42,10 @@ def _conditions(rule: Rule) -> Iterator[str]:
         chosen = getattr(rule, name)
         if chosen is not None:
             yield f"{name} {_set_text(chosen)}"
-    if rule.frontend_was_connected:
-        yield "frontend was Connected"
-    if rule.ignore_frontend_state:
-        yield "type ignores the frontend's state"
+    for name, (held, not_held) in _WORDS.items():
+        value = getattr(rule, name)
+        if value is not None:
+            yield held if value else not_held
 
 
 def _set_text(chosen: frozenset[enum.Enum]) -> str:

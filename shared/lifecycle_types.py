@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass, field
 
 from shared.errors import Blame
+from shared.traits import USUAL, Traits
 from shared.xenbus import XenbusState
 
 
@@ -52,6 +53,15 @@ class Hold(enum.Enum):
     """The frontend broke the protocol; it must close and connect again (S16)."""
 
 
+class HotplugStatus(enum.Enum):
+    """What `hotplug-status` says, where a script writes it."""
+
+    WAITING = "waiting"
+    """Nothing yet; also any word that is none of the others."""
+    CONNECTED = "connected"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
     """Everything the rules look at. Replaced, never changed."""
@@ -77,10 +87,39 @@ class Lifecycle:
     """The frontend was Connected in this connection: an earlier state means that it restarted."""
     greeted: bool = False
     """The `connected` hook was called in this connection (S14)."""
-    ignore_frontend_state: bool = False
-    """Flag of the type (S13, S24): do not wait for the frontend before `initialise`."""
     fault: bool = False
     """The frontend broke the protocol: close in an orderly way, whatever its state is."""
+    traits: Traits = USUAL
+    """How this device differs from others."""
+    hotplug: HotplugStatus = HotplugStatus.WAITING
+    renewed: bool = False
+    """The ring was taken up in the reconfiguration that is going on."""
+
+    @property
+    def frontend_counts_as(self) -> XenbusState:
+        """The frontend's state as the rules see it.
+
+        One that is ignored is always ready, and follows the backend when that closes: there is
+        nobody who could say otherwise.
+        """
+        if not self.traits.ignore_frontend_state:
+            return self.frontend
+        closing = self.backend in (XenbusState.CLOSING, XenbusState.CLOSED)
+        return XenbusState.CLOSED if closing else XenbusState.CONNECTED
+
+    @property
+    def hotplug_done(self) -> bool:
+        """Whether no hotplug script has to be waited for."""
+        return self.traits.hotplug != "script" or self.hotplug is HotplugStatus.CONNECTED
+
+    @property
+    def reconfiguring(self) -> bool:
+        """Whether both ends are in Reconfiguring: the frontend waits for Reconfigured."""
+        return (
+            self.traits.reconfigures
+            and self.backend is XenbusState.RECONFIGURING
+            and self.frontend_counts_as in (XenbusState.RECONFIGURING, XenbusState.RECONFIGURED)
+        )
 
 
 # --- events: what happened -------------------------------------------------------------------
@@ -101,6 +140,8 @@ class BackendRead:
 
     state: XenbusState
     online: bool
+    hotplug: HotplugStatus = HotplugStatus.WAITING
+    """Read only where a script writes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 from config.model import TypeConfig
 from shared.device_id import DeviceId
-from shared.device_types import DeviceType, resolve
+from shared.device_types import DeviceType, Traits, resolve
+from shared.errors import ConfigError
 from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
 from supervisor.device.device import Device
 from supervisor.device.surroundings import DeviceSurroundings
@@ -27,11 +30,14 @@ def make_device(
     around: DeviceSurroundings,
     handlers: Mapping[str, DeviceType],
     orphan: Orphan | None,
+    nodes: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Device:
     """A device of an enabled type (`handlers`), or one that an earlier supervisor left.
 
+    `nodes` are those of its backend directory, for a type whose devices differ (`traits_of`).
+
     Raises:
-        ConfigError: the handler that its worker runs is not installed any more.
+        ConfigError: the handler that its worker runs is not installed any more, or fails.
     """
     handler = handlers.get(id_.type)
     if orphan is not None and (handler is None or orphan.pidfd is not None):
@@ -41,14 +47,24 @@ def make_device(
     if type_config is None:
         assert orphan is not None  # its type is not in the configuration any more
         type_config = TypeConfig(handler=orphan.record.handler, enabled=False)
-    life = Lifecycle(ignore_frontend_state=handler.ignore_frontend_state)
+    life = Lifecycle(traits=_traits(id_, handler, nodes))
     if orphan is not None:
-        life = Lifecycle(
-            ignore_frontend_state=handler.ignore_frontend_state,
+        life = replace(
+            life,
             worker=WorkerPhase.ABSENT if orphan.record.pid is None else WorkerPhase.ADOPTING,
             hold=_hold_of(orphan.record),
         )
     return Device(id_, frontend_path, around, type_config, handler, life)
+
+
+def _traits(id_: DeviceId, handler: DeviceType, nodes: Mapping[str, bytes]) -> Traits:
+    if handler.traits_of is None or not nodes:
+        return handler.traits
+    try:
+        return handler.traits_of(nodes)
+    except Exception as error:
+        # Code of another distribution may raise anything; to the operator it is one thing.
+        raise ConfigError(f"set-up: {id_}: type {handler.name}: traits_of: {error!r}") from error
 
 
 def _hold_of(record: WorkerRecord) -> Hold:

@@ -14,6 +14,7 @@ from shared.limits import NODE_NAME_MAX, SNAPSHOT_NODES_MAX
 
 _DECIDING: Final = frozenset({"state", "online", "frontend", "frontend-id"})
 """Nodes of the backend directory that the supervisor itself reads."""
+_OF_SCRIPT: Final = frozenset({"hotplug-status", "hotplug-error"})
 
 FRONTEND_LISTENS: Final = frozenset({WorkerPhase.ATTACHING, WorkerPhase.SERVING})
 BACKEND_LISTENS: Final = FRONTEND_LISTENS | {WorkerPhase.INITIALISING, WorkerPhase.READY}
@@ -30,13 +31,15 @@ class Changed(NamedTuple):
 class Changes:
     """Everything noted and not read yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, script: bool = False) -> None:
+        """`script`: a hotplug script writes the nodes that are otherwise ours."""
         self.backend = False
         """Read the backend directory's deciding nodes."""
         self.frontend = False
         """Read the frontend's state."""
-        self.own_nodes = {"hotplug-status", "hotplug-error"}
+        self.own_nodes = set() if script else set(_OF_SCRIPT)
         """Nodes of the backend directory that we write: an event for them is no news."""
+        self._deciding = _DECIDING | _OF_SCRIPT if script else _DECIDING
         self._nodes: dict[Changed, None] = {}
         self._unsent: dict[Changed, None] = {}
 
@@ -47,7 +50,7 @@ class Changes:
         """An event about the backend directory; None: read everything."""
         if node in self.own_nodes:
             return
-        if node is None or node in _DECIDING:
+        if node is None or node in self._deciding:
             self.backend = True
         if node is not None and node != "state":
             self._add(Changed(True, node))

@@ -28,7 +28,7 @@ from shared.device_id import DeviceId
 from shared.device_types import DeviceType
 from shared.errors import Blame, HostError
 from shared.lifecycle import advance
-from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
+from shared.lifecycle_types import Hold, HotplugStatus, Lifecycle, WorkerPhase
 from shared.logs import DeviceLogger
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import ConnectionLostError
@@ -73,8 +73,11 @@ class Device:
         self.link = WorkerLink(device, around, type_config, handler, self, self.log)
         self.since = around.clock()
         self._actions: deque[t.Action] = deque()
-        self._outbox = Outbox(device, frontend_path, around.publisher)
-        self._changes = Changes()
+        traits = life.traits
+        self._outbox = Outbox(
+            device, frontend_path, around.publisher, reconfigures=traits.reconfigures
+        )
+        self._changes = Changes(script=traits.hotplug == "script")
         self._removal = Removal(device, frontend_path, around, self._wake)
         self._ring = RingCheck(handler)
         self._task = DeviceTask(
@@ -209,7 +212,9 @@ class Device:
     def report(self, blame: Blame, text: str, *, stage: str) -> None:
         """Tell the operator: log, event stream, `status`, and the error nodes."""
         # A toolstack that waits for the device is told only of what waiting will not mend.
-        hotplug = blame is Blame.OPERATOR and self.lifecycle.backend is XenbusState.INITIALISING
+        now = self.lifecycle
+        waiting = now.backend is XenbusState.INITIALISING and now.traits.hotplug == "ours"
+        hotplug = blame is Blame.OPERATOR and waiting
         self.reporter.report(blame, text, stage, hotplug=hotplug)
         self._wake()
 
@@ -261,16 +266,21 @@ class Device:
             await self._removal.execute()
 
     async def _refresh_backend(self) -> None:
-        seen = await probe.backend(self._around.store, self.path)
+        script = self.lifecycle.traits.hotplug == "script"
+        seen = await probe.backend(self._around.store, self.path, script=script)
         if not seen.there or seen.frontend != self.frontend_path:
             self.gone()
         elif self.lifecycle.taken_up:
-            self.feed(t.BackendRead(seen.state, seen.online))
+            failed = self.lifecycle.hotplug is not seen.hotplug is HotplugStatus.ERROR
+            self.feed(t.BackendRead(seen.state, seen.online, seen.hotplug))
+            if failed:
+                text = f"hotplug script: {self.id}: {seen.hotplug_error or 'it does not say why'}"
+                self.report(Blame.HOST, text, stage="hotplug")
 
     async def _compare_ring(self) -> None:
         known = self.link.file.ring
         another = await self._ring.is_another(self._around.store, self.frontend_path, known)
-        if another and self.lifecycle.frontend is XenbusState.CONNECTED:
+        if another and self.lifecycle.frontend_counts_as is XenbusState.CONNECTED:
             self.log.warning("the frontend's ring is another one than its worker's: replacing it")
             self.renew_worker()  # the successor takes up what the frontend's directory says now
 

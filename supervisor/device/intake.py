@@ -26,6 +26,7 @@ from shared import lifecycle_types as t
 from shared.device_id import DeviceId
 from shared.device_types import DeviceType
 from shared.errors import Blame, BlamedError, ConfigError, HostError
+from shared.messages import Nodes
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import ConnectionLostError
 from supervisor.device.adoption import close_orphan, make_device
@@ -123,7 +124,8 @@ class Intake:
             self._end_orphan(id_)
             await self._forgive(id_)
             return
-        if orphan is None and await self._is_not_ours(id_):
+        nodes = await self._deciding_nodes(id_, known=orphan is not None)
+        if orphan is None and self._is_not_ours(id_, nodes):
             await self._forgive(id_)
             return
         if seen.frontend is None:
@@ -131,7 +133,7 @@ class Intake:
         frontend_path = check_frontend(id_, seen.frontend)
         if orphan is None:
             self._check_room(id_)
-        device = make_device(id_, frontend_path, around, self._handlers, orphan)
+        device = make_device(id_, frontend_path, around, self._handlers, orphan, nodes)
         self._registry.add(device)
         taken_up = False
         try:
@@ -157,12 +159,22 @@ class Intake:
         if releases != self.releases:
             self._check_domains()
 
-    async def _is_not_ours(self, id_: DeviceId) -> bool:
+    async def _deciding_nodes(self, id_: DeviceId, *, known: bool) -> Nodes:
+        """The backend directory, for a type that decides by it; empty for all others.
+
+        A device that is `known` was accepted by an earlier supervisor.
+        """
+        handler = self._handlers.get(id_.type)
+        accepts = None if handler is None or known else handler.accepts
+        if handler is None or (accepts is None and handler.traits_of is None):
+            return {}
+        return await read_backend(self._around.store, backend_path(self._around.own_path, id_))
+
+    def _is_not_ours(self, id_: DeviceId, nodes: Nodes) -> bool:
         """Whether the type leaves this device to another server of the same directory."""
         handler = self._handlers.get(id_.type)
         if handler is None or handler.accepts is None:
             return False
-        nodes = await read_backend(self._around.store, backend_path(self._around.own_path, id_))
         try:
             accepted = handler.accepts(nodes)
         except Exception as error:
@@ -203,8 +215,10 @@ class Intake:
         self._told[id_] = text
         _log.error("%s", text)
         self._around.events.add("set-up", str(id_), text)
+        handler = self._handlers.get(id_.type)
+        hotplug = handler is None or handler.traits.hotplug == "ours"
         try:
-            await self._around.publisher.write_error(id_, None, blame, text, hotplug=True)
+            await self._around.publisher.write_error(id_, None, blame, text, hotplug=hotplug)
         except HostError as error:
             _log.debug("%s", error)
 

@@ -6,14 +6,24 @@ from __future__ import annotations
 from shared import messages as m
 from shared.device_id import DeviceId
 from shared.errors import HostError
+from shared.lifecycle_sets import RUNNING
 from shared.xenbus import XenbusState
-from supervisor.xenstore.publisher import Publisher
+from supervisor.xenstore.publisher import FORCED, Publisher
 
 
 class Outbox:
     """Keeps nodes for the next state and nodes for now; a refused write loses neither."""
 
-    def __init__(self, device: DeviceId, frontend_path: str, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        device: DeviceId,
+        frontend_path: str,
+        publisher: Publisher,
+        *,
+        reconfigures: bool = False,
+    ) -> None:
+        """`reconfigures`: a toolstack may ask the device for Reconfiguring."""
+        self._forced = FORCED | {XenbusState.RECONFIGURING} if reconfigures else FORCED
         self._device = device
         self._frontend_path = frontend_path
         self._publisher = publisher
@@ -68,17 +78,22 @@ class Outbox:
             before=before,
             hotplug=hotplug,
             made_from=self.made_from if before is XenbusState.INITIALISING else {},
+            forced=self._forced,
         )
         for name, value in nodes.items():
             if self._pending.get(name) == value:
                 del self._pending[name]
 
     async def publish(self, state: XenbusState) -> None:
-        """Write the nodes for now; raises as the publisher does. Drops them unless Connected."""
+        """Write the nodes for now; raises as the publisher does. Drops them unless it is running.
+
+        `state` is written again only in Connected, where the frontend looks at the nodes then.
+        """
         nodes, self._now = self._now, {}
         rewrite, self._rewrite_state = self._rewrite_state, False
-        if state is not XenbusState.CONNECTED:
+        if state not in RUNNING:
             return
+        rewrite = rewrite and state is XenbusState.CONNECTED
         try:
             await self._publisher.write_nodes(
                 self._device, self._frontend_path, nodes, state=state if rewrite else None

@@ -8,8 +8,9 @@ both).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from shared.lifecycle_types import HotplugStatus
 from shared.xenbus import XenbusState
 from shared.xenstore.errors import AccessDeniedError
 from supervisor.xenstore.store import Store
@@ -22,6 +23,9 @@ class BackendSeen(NamedTuple):
     frontend: str | None
     state: XenbusState
     online: bool
+    hotplug: HotplugStatus = HotplugStatus.WAITING
+    hotplug_error: str = ""
+    """What the hotplug script says of its failure; may be empty although it failed."""
 
 
 async def value(store: Store, path: str) -> bytes | None:
@@ -32,16 +36,24 @@ async def value(store: Store, path: str) -> bytes | None:
         return None
 
 
-async def backend(store: Store, directory: str) -> BackendSeen:
-    """Read the nodes that decide about a device (S9)."""
-    frontend, state, online = await store.read_many(
-        f"{directory}/{name}" for name in ("frontend", "state", "online")
-    )
+_DECIDING: Final = ("frontend", "state", "online")
+_OF_SCRIPT: Final = ("hotplug-status", "hotplug-error")
+_HOTPLUG: Final = {b"connected": HotplugStatus.CONNECTED, b"error": HotplugStatus.ERROR}
+
+
+async def backend(store: Store, directory: str, *, script: bool = False) -> BackendSeen:
+    """Read the nodes that decide about a device (S9); with `script`, a hotplug script's too."""
+    names = _DECIDING + _OF_SCRIPT if script else _DECIDING
+    read = await store.read_many(f"{directory}/{name}" for name in names)
+    frontend, state, online = read[:3]
+    status, message = read[3:] if script else (None, None)
     return BackendSeen(
         there=frontend is not None or state is not None,
         frontend=None if frontend is None else frontend.decode("utf-8", "replace"),
         state=XenbusState.from_wire(state),
         online=online is not None and is_true(online),
+        hotplug=_HOTPLUG.get(status or b"", HotplugStatus.WAITING),
+        hotplug_error=(message or b"").decode("utf-8", "replace"),
     )
 
 

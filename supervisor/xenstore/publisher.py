@@ -40,8 +40,8 @@ _ERRNO: Final = {
 }
 """The kernel writes "<negative errno> <text>"; tools read the number."""
 
-_FORCED: Final = frozenset({XenbusState.INITIALISING, XenbusState.CLOSING, XenbusState.CLOSED})
-"""States that somebody else may give a backend. Any other unexpected state comes from a write of
+FORCED: Final = frozenset({XenbusState.INITIALISING, XenbusState.CLOSING, XenbusState.CLOSED})
+"""States that somebody else may give any backend. Any other unexpected state comes from a write of
 our own whose answer was lost."""
 
 
@@ -81,11 +81,12 @@ class Publisher:
         before: XenbusState,
         hotplug: bool,
         made_from: Mapping[str, bytes] = MappingProxyType({}),
+        forced: frozenset[XenbusState] = FORCED,
     ) -> None:
         """Write `state` and all that belongs to it, or nothing (S4, S12).
 
-        `before` is the state that should be there. `made_from` are the nodes of the backend
-        directory that the written nodes follow from.
+        `before` is the state that should be there; of others, those in `forced` are respected.
+        `made_from` are the nodes of the backend directory that the written nodes follow from.
 
         Raises:
             RemadeError: one of `made_from` has another value now.
@@ -100,6 +101,7 @@ class Publisher:
             before=before,
             hotplug=hotplug,
             made_from=made_from,
+            forced=forced,
         )
 
     async def write_nodes(
@@ -127,6 +129,7 @@ class Publisher:
         before: XenbusState | None,
         hotplug: bool,
         made_from: Mapping[str, bytes] = MappingProxyType({}),
+        forced: frozenset[XenbusState] = FORCED,
     ) -> None:
         directory = backend_path(self._own, device)
 
@@ -140,7 +143,7 @@ class Publisher:
         async def body(tx: int) -> None:
             await self._check_there(tx, device, directory, frontend_path)
             if before is not None:
-                await self._check_state(tx, device, directory, before)
+                await self._check_state(tx, device, directory, before, forced)
             await self._check_same(tx, device, directory, made_from)
             await self._write_all(tx, directory, everything)
             if hotplug:
@@ -242,8 +245,13 @@ class Publisher:
                 raise RemadeError(f"write: {device}: {directory} was made again: {name} differs")
 
     async def _check_state(
-        self, tx: int, device: DeviceId, directory: str, before: XenbusState
+        self,
+        tx: int,
+        device: DeviceId,
+        directory: str,
+        before: XenbusState,
+        forced: frozenset[XenbusState],
     ) -> None:
         found = XenbusState.from_wire(await self._store.read_or_none(f"{directory}/state", tx))
-        if found is not before and found in _FORCED:
+        if found is not before and found in forced:
             raise OvertakenError(f"write: {device}: state is {found}, not {before} any more")

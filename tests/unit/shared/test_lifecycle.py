@@ -13,6 +13,7 @@ from shared.errors import Blame
 from shared.lifecycle import TAKE_UP_STATES, advance
 from shared.lifecycle_table import markdown
 from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
+from shared.traits import Traits
 from shared.xenbus import XenbusState as X
 from tests.root import ROOT
 
@@ -114,7 +115,7 @@ def test_s13_initialise_of_a_type_that_ignores_the_frontend_does_not_wait() -> N
         taken_up=True,
         worker=WorkerPhase.READY,
         writing=X.INIT_WAIT,
-        ignore_frontend_state=True,
+        traits=Traits(ignore_frontend_state=True),
     )
 
     _, actions = run(waiting, t.StateWritten())

@@ -110,7 +110,7 @@ def test_s24_device_hooks_have_defaults(device: Recorder) -> None:
     device.disconnect()
     device.free()
     about = DeviceType(name="any", backend="any:Device")
-    assert (about.needs_grants, about.ignore_frontend_state) == (True, False)
+    assert (about.needs_grants, about.traits.ignore_frontend_state) == (True, False)
 
 
 class Hooks(Device):
