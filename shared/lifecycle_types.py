@@ -99,13 +99,14 @@ class Lifecycle:
     def frontend_counts_as(self) -> XenbusState:
         """The frontend's state as the rules see it.
 
-        One that is ignored is always ready, and follows the backend when that closes: there is
-        nobody who could say otherwise.
+        One that is ignored is always ready, and follows a toolstack that closes the backend or
+        takes it offline: there is nobody who could say otherwise.
         """
         if not self.traits.ignore_frontend_state:
             return self.frontend
-        closing = self.backend in (XenbusState.CLOSING, XenbusState.CLOSED)
-        return XenbusState.CLOSED if closing else XenbusState.CONNECTED
+        starting = self.backend in (XenbusState.INITIALISING, XenbusState.INIT_WAIT)
+        closing = self.backend in (XenbusState.CLOSING, XenbusState.CLOSED) or not self.online
+        return XenbusState.CLOSED if closing and not starting else XenbusState.CONNECTED
 
     @property
     def hotplug_done(self) -> bool:

@@ -5,11 +5,16 @@ The world has a toolstack, a frontend that follows the protocol when it is let, 
 answer late, fail and die. Whatever happened before, two things must hold: there are never two
 workers, and once everybody behaves the device is Connected on both sides, or closed and
 forgotten if it was unplugged.
+
+The same world is run for each way in which devices differ (`Traits`). Then a hotplug script writes
+too, the toolstack asks for reconfigurations, and no ring is given to a worker, and no Connected
+written, before its time.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,7 +23,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from shared import lifecycle_types as t
 from shared.errors import Blame
 from shared.lifecycle import advance
-from shared.lifecycle_types import Hold, Lifecycle, WorkerPhase
+from shared.lifecycle_sets import FRONTEND_CLOSED
+from shared.lifecycle_types import Hold, HotplugStatus, Lifecycle, WorkerPhase
+from shared.traits import USUAL, Traits
 from shared.xenbus import XenbusState as X
 
 FRONTEND_STATES = st.sampled_from(sorted(X))
@@ -27,9 +34,12 @@ FRONTEND_STATES = st.sampled_from(sorted(X))
 class World(RuleBasedStateMachine):
     """One device, its parties, and what is on its way between them."""
 
+    TRAITS: ClassVar[Traits] = USUAL
+
     def __init__(self) -> None:
         super().__init__()
-        self.life = Lifecycle()
+        self.life = Lifecycle(traits=self.TRAITS)
+        self.hotplug = HotplugStatus.WAITING
         self.alive = False
         self.asked: list[t.Event] = []
         self.frontend = X.INITIALISING
@@ -55,12 +65,17 @@ class World(RuleBasedStateMachine):
             case t.AskInit():
                 self.asked = [t.WorkerInitialised()]
             case t.AskInitialise():
+                assert self.life.frontend_counts_as not in FRONTEND_CLOSED, "a closed ring"
                 self.asked = [t.WorkerAttached()]
             case t.AskDisconnect():
                 self.asked = [t.WorkerDisconnected()]
             case t.StopWorker():
                 assert self.alive
                 self.asked = [t.WorkerExited(Hold.NONE)]
+            case t.WriteState(state=state, hotplug=hotplug):
+                due = self.TRAITS.hotplug == "script" and state is X.CONNECTED
+                assert not due or self.hotplug is HotplugStatus.CONNECTED, "before the script"
+                assert not hotplug or self.TRAITS.hotplug == "ours", "in the script's place"
             case t.Forget():
                 assert not self.alive
                 self.forgotten = True
@@ -113,7 +128,22 @@ class World(RuleBasedStateMachine):
         self.online = False
         if self.going() and self.life.writing is None:
             self.node = X.CLOSING
-            self.feed(t.BackendRead(self.node, online=False))
+            self.feed(t.BackendRead(self.node, online=False, hotplug=self.hotplug))
+
+    @rule()
+    def toolstack_asks_for_reconfiguration(self) -> None:
+        """state=7, of a device that is Connected; not every type knows it."""
+        if self.going() and self.life.writing is None and self.life.backend is X.CONNECTED:
+            if self.TRAITS.reconfigures:
+                self.node = X.RECONFIGURING
+            self.feed(t.BackendRead(X.RECONFIGURING, self.online, self.hotplug))
+
+    @rule(status=st.sampled_from(HotplugStatus))
+    def script_writes(self, status: HotplugStatus) -> None:
+        """A hotplug script; the supervisor reads it only where one is due."""
+        if self.going() and self.TRAITS.hotplug == "script":
+            self.hotplug = status
+            self.feed(t.BackendRead(self.life.backend, self.online, status))
 
     @rule()
     def operator_restarts(self) -> None:
@@ -126,6 +156,14 @@ class World(RuleBasedStateMachine):
         """The type is switched off and on."""
         if self.going():
             self.feed(t.TypeEnabled(enabled))
+
+    @invariant()
+    def a_closed_ring_is_not_served(self) -> None:
+        """Neither end closed, or the worker is on its way out of the ring."""
+        now = self.life
+        if self.going() and not now.gone and now.writing is None:
+            closed = now.frontend_counts_as in FRONTEND_CLOSED or now.backend is X.CLOSED
+            assert not (closed and now.worker is WorkerPhase.SERVING)
 
     @invariant()
     def machine_and_world_agree_on_the_worker(self) -> None:
@@ -146,9 +184,10 @@ class World(RuleBasedStateMachine):
     def settled(self) -> bool:
         """Connected on both sides and served, or closed for good."""
         now = self.life
-        if self.online:
+        final = not self.TRAITS.returns and now.backend is X.CLOSED
+        if self.online and not final:
             return (
-                (now.backend, now.frontend) == (X.CONNECTED, X.CONNECTED)
+                (now.backend, now.frontend_counts_as) == (X.CONNECTED, X.CONNECTED)
                 and now.worker is WorkerPhase.SERVING
                 and now.greeted
             )
@@ -163,18 +202,27 @@ class World(RuleBasedStateMachine):
         if self.going() and self.life.hold is not Hold.NONE:
             self.feed(t.Released())
         if self.going():
+            if self.hotplug is not HotplugStatus.CONNECTED and self.life.backend is X.INIT_WAIT:
+                self.hotplug = HotplugStatus.CONNECTED
             # A toolstack's unplug that met a write of ours is seen by the next read.
             if not self.online and self.node not in (X.CLOSING, X.CLOSED):
                 self.node = X.CLOSING
-            self.feed(t.BackendRead(self.node, self.online))
+            self.feed(t.BackendRead(self.node, self.online, self.hotplug))
             self.frontend = self.polite_frontend()
             self.feed(t.FrontendRead(self.frontend))
 
     def polite_frontend(self) -> X:
-        """What xen-blkfront does on seeing the backend's state."""
+        """What xen-blkfront does on seeing the backend's state; xen-scsifront reconfigures."""
         backend, own = self.life.backend, self.frontend
         if backend is X.CLOSING:
             return X.CLOSED
+        if self.TRAITS.reconfigures and own in (X.CONNECTED, X.RECONFIGURING):
+            if backend is X.RECONFIGURING:
+                return X.RECONFIGURING
+            if backend is X.RECONFIGURED:
+                return X.CONNECTED
+            if backend is X.CONNECTED:
+                return own
         if own in (X.UNKNOWN, X.INVALID, X.RECONFIGURING, X.RECONFIGURED):
             return X.CLOSED
         if backend is X.CLOSED:
@@ -192,5 +240,54 @@ class World(RuleBasedStateMachine):
         return own
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+class WorldWithoutFrontendState(World):
+    """A primary console: whatever stands for the frontend's state says nothing."""
+
+    TRAITS = Traits(ignore_frontend_state=True)
+
+
+class WorldWithScript(World):
+    """A network interface: a script says when it is joined to its bridge."""
+
+    TRAITS = Traits(hotplug="script")
+
+
+class WorldThatReconfigures(World):
+    """Frontends that go through Reconfiguring, and toolstacks that ask for it."""
+
+    TRAITS = Traits(reconfigures=True)
+
+
+class WorldWithoutReturn(World):
+    """Closed is the end."""
+
+    TRAITS = Traits(returns=False)
+
+
+class WorldOfEverything(World):
+    """The rows do not get in each other's way."""
+
+    TRAITS = Traits(hotplug="script", reconfigures=True, returns=False)
+
+
+class WorldOfSilence(World):
+    """A console that a script opens and that never comes back."""
+
+    TRAITS = Traits(ignore_frontend_state=True, hotplug="script", returns=False)
+
+
+EXAMPLES = settings(max_examples=150, stateful_step_count=30, deadline=None)
+World.TestCase.settings = EXAMPLES
 TestWorld = World.TestCase
+WorldWithoutFrontendState.TestCase.settings = EXAMPLES
+TestWorldWithoutFrontendState = WorldWithoutFrontendState.TestCase
+WorldWithScript.TestCase.settings = EXAMPLES
+TestWorldWithScript = WorldWithScript.TestCase
+WorldThatReconfigures.TestCase.settings = EXAMPLES
+TestWorldThatReconfigures = WorldThatReconfigures.TestCase
+WorldWithoutReturn.TestCase.settings = EXAMPLES
+TestWorldWithoutReturn = WorldWithoutReturn.TestCase
+WorldOfEverything.TestCase.settings = EXAMPLES
+TestWorldOfEverything = WorldOfEverything.TestCase
+WorldOfSilence.TestCase.settings = EXAMPLES
+TestWorldOfSilence = WorldOfSilence.TestCase
