@@ -49,6 +49,9 @@ class NewDevice(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes of the backend directory, in libxl's order."""
     frontend: Mapping[str, str]
     """Nodes of the frontend directory, in libxl's order."""
+    has_state: bool = True
+    """False: like a primary console, whose directory the guest may only read, and which has no
+    `state`; `frontend` then names the ring, made with the domain (`Frontend.prepare`)."""
 
 
 class Attached(NamedTuple):
@@ -193,7 +196,7 @@ def device_nodes(
     frontend = {
         "backend": backend_path(domid, device.backend_kind, device.devid, backend_domid),
         "backend-id": str(backend_domid),
-        "state": _INITIALISING,
+        **({"state": _INITIALISING} if device.has_state else {}),
         **device.frontend,
     }
     return backend, frontend
@@ -209,11 +212,14 @@ def attach_device(xs: Xenstore, domid: int, device: NewDevice, backend_domid: in
     front, back = backend["frontend"], frontend["backend"]
     own = libxl_path(domid, device.kind, device.devid)
     record = {"frontend": front, "backend": back, **backend}
+    owners = [f"n{domid}", f"r{backend_domid}"]
+    if not device.has_state:
+        owners = [f"n{backend_domid}", f"r{domid}"]
 
     def write(tx: int) -> None:
         if xs.read_or_none(f"{own}/backend", tx) is not None:
             raise HostError(f"attach device: {device.name} of domain {domid}: there is one already")
-        _make(xs, tx, front, frontend, [f"n{domid}", f"r{backend_domid}"])
+        _make(xs, tx, front, frontend, owners)
         _make(xs, tx, back, backend, [f"n{backend_domid}", f"r{domid}"])
         _make(xs, tx, own, record, ["n0"])
 

@@ -16,6 +16,9 @@ A type derives from `Frontend` and brings the four hooks `_share`, `_read_info`,
 `_drop_ring`. One whose steps come in another order replaces `_step` too and builds it from
 `_offer`, `_take_info` and `_close_down`.
 
+A frontend without a `state` node (`has_state`) has its ring from the beginning: `prepare` shares
+it, and the toolstack writes where it is. It keeps its state to itself and follows the backend's.
+
 Shared pages are taken back when the backend has let go of them; until then they stay granted and
 are tried again at every step. All of a frontend belongs to one thread, except what the type says
 another one may call (its I/O).
@@ -40,7 +43,12 @@ from shared.xenstore.errors import AccessDeniedError
 _LEAVING: Final = (XenbusState.CLOSING, XenbusState.CLOSED, XenbusState.UNKNOWN)
 _LEFT: Final = (XenbusState.CLOSED, XenbusState.UNKNOWN)
 _AT_REST: Final = (XenbusState.CLOSED, XenbusState.INITIALISING, XenbusState.UNKNOWN)
-_OPEN: Final = (XenbusState.INITIALISED, XenbusState.CONNECTED, XenbusState.CLOSING)
+_OPEN: Final = (
+    XenbusState.INITIALISED,
+    XenbusState.CONNECTED,
+    XenbusState.RECONFIGURING,
+    XenbusState.CLOSING,
+)
 
 Info = TypeVar("Info")
 """What the backend of a type says of the device once it is Connected."""
@@ -51,6 +59,8 @@ class Frontend(ABC, Generic[Info]):
 
     kind: ClassVar[str]
     """Directory below the guest's `device/`."""
+    has_state: ClassVar[bool] = True
+    """Whether its directory has a `state` node that it may write."""
     stale_nodes: ClassVar[tuple[str, ...]] = ()
     """Nodes that an earlier connection may have left and that must not stay if the present one
     does not write them."""
@@ -118,6 +128,21 @@ class Frontend(ABC, Generic[Info]):
 
     # Life cycle
 
+    def prepare(self, backend_domid: int = 0) -> Mapping[str, str]:
+        """Share a ring before the device is attached; the nodes that the toolstack writes of it.
+
+        Only for a frontend without a `state` node. Raises HostError: no memory, grant or port left.
+        """
+        self.backend_domid = backend_domid
+        try:
+            nodes = self._share()
+        except BaseException:
+            self._tear_down()
+            raise
+        self._shared = True
+        self.state = XenbusState.INITIALISED
+        return nodes
+
     def start(self) -> None:
         """Find the backend and watch its state; the watch's first event calls for `advance`.
 
@@ -131,7 +156,8 @@ class Frontend(ABC, Generic[Info]):
         if backend != self.backend_path:
             self.backend_path = backend
             self._xs.watch(f"{backend}/state", self.token)
-        self.state = XenbusState.from_wire(self._xs.read_or_none(f"{self.path}/state"))
+        if self.has_state:
+            self.state = XenbusState.from_wire(self._xs.read_or_none(f"{self.path}/state"))
 
     def advance(self) -> XenbusState:
         """Do what the states call for; returns the own state.
@@ -141,7 +167,7 @@ class Frontend(ABC, Generic[Info]):
         """
         if not self.backend_path and not self.gone:
             self.start()
-        if self._read_state(f"{self.path}/state") is XenbusState.UNKNOWN:
+        if self._is_gone():
             self._unplugged()
             return self.state
         self.backend_state = self._read_state(f"{self.backend_path}/state")
@@ -166,8 +192,8 @@ class Frontend(ABC, Generic[Info]):
         Raises:
             HostError: the backend does not follow; everything of ours is closed all the same.
         """
-        if self.gone:
-            return
+        if self.gone or not self.has_state:
+            return  # without a state it cannot say so: the toolstack closes it
         self.begin_close()
         try:
             self._wait(lambda: self.backend_state in _LEAVING, timeout, "close")
@@ -179,7 +205,7 @@ class Frontend(ABC, Generic[Info]):
 
     def begin_close(self) -> None:
         """First half of `close`, which does not wait: many devices close at the same time."""
-        if not self.gone and self.state in _OPEN:
+        if not self.gone and self.has_state and self.state in _OPEN:
             self._stop_io()
             self._write_state(XenbusState.CLOSING)
 
@@ -187,8 +213,11 @@ class Frontend(ABC, Generic[Info]):
         """Back to Initialising as another kernel would find it; does not wait.
 
         After `close` this is a reboot. While Connected it is a kernel that crashed: the backend
-        must notice by itself that everything it has mapped belongs to the past.
+        must notice by itself that everything it has mapped belongs to the past. A ring that was
+        made with the domain goes on.
         """
+        if not self.has_state:
+            return
         self._tear_down()
         self.info = None
         self._write_state(XenbusState.INITIALISING)
@@ -242,8 +271,15 @@ class Frontend(ABC, Generic[Info]):
             self._write_state(XenbusState.CONNECTED)
 
     def _close_down(self) -> None:
-        """Follow the backend down: Closing, then, with everything given back, Closed."""
+        """Follow the backend down: Closing, then, with everything given back, Closed.
+
+        A ring that was made with the domain stays, for a backend that comes back.
+        """
         self._stop_io()
+        if not self.has_state:
+            self.info = None
+            self._write_state(XenbusState.INITIALISED)
+            return
         if self.state is not XenbusState.CLOSING:
             self._write_state(XenbusState.CLOSING)
         self._tear_down()
@@ -267,8 +303,14 @@ class Frontend(ABC, Generic[Info]):
             # may not list: the backend's own directory is gone.
             return XenbusState.UNKNOWN
 
+    def _is_gone(self) -> bool:
+        if self.has_state:
+            return self._read_state(f"{self.path}/state") is XenbusState.UNKNOWN
+        return self._xs.read_or_none(f"{self.path}/backend") is None
+
     def _write_state(self, state: XenbusState) -> None:
-        self._xs.write(f"{self.path}/state", state.to_wire())
+        if self.has_state:
+            self._xs.write(f"{self.path}/state", state.to_wire())
         self.state = state
 
     def _unplugged(self) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,11 +42,17 @@ def environment_with(directory: Path, name: str, manifest: str) -> Path:
 
     `manifest` is what the type's entry point names; its module is importable from our root.
     """
+    return environment_of(directory, {name: manifest})
+
+
+def environment_of(directory: Path, manifests: Mapping[str, str]) -> Path:
+    """The same with several types, by name, each of a distribution of its own."""
     made = make_environment(directory)
-    info = made.packages / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {manifest}\n")
+    for name, manifest in manifests.items():
+        info = made.packages / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {manifest}\n")
     return made.python
 
 

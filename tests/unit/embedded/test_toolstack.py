@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from embedded.toolstack import (
@@ -127,3 +128,12 @@ def test_request_close_removed_backend_is_not_made_again(store: DictStore) -> No
     """What is gone stays gone."""
     request_close(store, BACK)
     assert "/local/domain/0/backend" not in store.nodes
+
+
+def test_attach_device_without_frontend_state_is_readable_only(store: DictStore) -> None:
+    """As a primary console's: the guest has nothing to write there, and there is no `state`."""
+    attach_device(store, 3, msgspec.structs.replace(device(), has_state=False))
+    front = "/local/domain/3/device/vecho/7"
+    assert "state" not in store.below(front)
+    assert store.below(front)["loud"] == "1"
+    assert store.perms[front] == ["n0", "r3"]

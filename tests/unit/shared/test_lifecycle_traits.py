@@ -84,8 +84,10 @@ def test_lifecycle_without_frontend_state_hands_its_ring_to_a_successor() -> Non
 def test_lifecycle_without_frontend_state_ends_when_the_toolstack_unplugs(forced: X) -> None:
     """Nobody would follow: the ring is let go at once, then Closed, and the worker ends."""
     written = [] if forced is X.CLOSED else [t.StateWritten()]
+    ended = t.WorkerExited(Hold.NONE)
 
-    after, actions = run(CONSOLE, read(forced, online=False), t.WorkerDisconnected(), *written)
+    unplug = read(forced, online=False)
+    after, actions = run(CONSOLE, unplug, t.WorkerDisconnected(), *written, ended)
 
     writes = [t.WriteState(X.CLOSED)] if written else []
     assert [t.AskDisconnect(), *writes, t.StopWorker()] == actions
@@ -106,6 +108,26 @@ def test_lifecycle_without_frontend_state_that_was_forced_closed_comes_back_onli
     _, actions = run(CONSOLE, read(X.CLOSED), t.WorkerDisconnected(), t.StateWritten())
 
     assert [t.AskDisconnect(), t.WriteState(X.INITIALISING), t.AskInit()] == actions
+
+
+def test_lifecycle_without_frontend_state_of_a_disabled_type_is_forgotten() -> None:
+    """Switched off: Closing, the ring is let go without being asked, Closed, and no reset."""
+    _, actions = run(
+        CONSOLE,
+        t.TypeEnabled(enabled=False),
+        t.StateWritten(),
+        t.WorkerDisconnected(),
+        t.StateWritten(),
+        t.WorkerExited(Hold.NONE),
+    )
+
+    assert [
+        t.WriteState(X.CLOSING),
+        t.AskDisconnect(),
+        t.WriteState(X.CLOSED),
+        t.StopWorker(),
+        t.Forget(),
+    ] == actions
 
 
 def test_lifecycle_without_frontend_state_at_fault_waits_for_the_operator() -> None:

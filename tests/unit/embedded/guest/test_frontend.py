@@ -194,3 +194,59 @@ def test_frontend_restart_is_another_kernel(store: GuestStore) -> None:
     frontend.restart()
     assert (state_of(store), cast("Any", frontend.info)) == (XenbusState.INITIALISING, None)
     assert frontend.done[-2:] == ["stop", "drop"]
+
+
+class Silent(Stub):
+    """A type whose frontend has no `state`."""
+
+    kind = "vsilent"
+    has_state = False
+
+
+@pytest.fixture
+def silent(store: GuestStore) -> Silent:
+    """Its ring was shared before the toolstack attached it."""
+    frontend = Silent(store)
+    toolstack_nodes = frontend.prepare()
+    device = NewDevice(
+        kind="vsilent",
+        backend_kind="vsilent",
+        devid=0,
+        name="0",
+        backend={"word": "hello"},
+        frontend=toolstack_nodes,
+        has_state=False,
+    )
+    attach_device(store, 3, device)
+    return frontend
+
+
+def test_frontend_without_state_follows_its_backend_and_writes_nothing(
+    store: GuestStore, silent: Silent
+) -> None:
+    """It counts as connected when the backend is; its ring stays when the backend closes."""
+    back, front = BACK.replace("vstub", "vsilent"), FRONT.replace("vstub", "vsilent")
+    store.set_state(back, XenbusState.CONNECTED)
+    silent.advance()
+    assert silent.connected
+    assert silent.info == "hello"
+
+    silent.close()
+    silent.restart()
+    store.set_state(back, XenbusState.CLOSED)
+    silent.advance()
+    assert not silent.connected
+    assert "drop" not in silent.done
+    assert f"{front}/state" not in store.nodes
+
+
+def test_frontend_without_state_is_gone_with_its_directory(
+    store: GuestStore, silent: Silent
+) -> None:
+    """Then its ring goes too."""
+    store.set_state(BACK.replace("vstub", "vsilent"), XenbusState.CONNECTED)
+    silent.advance()
+    store.rm(FRONT.replace("vstub", "vsilent"))
+    silent.advance()
+    assert silent.gone
+    assert silent.done[-1] == "drop"
