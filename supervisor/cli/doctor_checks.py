@@ -56,10 +56,11 @@ def all_checks(probe: Probe, config: Config, run_dir: str, devices: int) -> list
         run_dir: the runtime directory in use.
         devices: how many devices there shall be room for.
     """
+    types = enabled_types(config)
     return [
         *python(probe),
-        *native_modules(probe, enabled_types(config)),
-        *kernel(probe, enabled_types(config)),
+        *native_modules(probe, types),
+        *kernel(probe, types),
         *doctor_jail.all_checks(probe, config),
         *descriptors(probe, devices),
         *runtime_directory(probe, run_dir),
@@ -120,7 +121,12 @@ def kernel(probe: Probe, types: Sequence[DeviceType]) -> Iterator[Finding]:
     features = dict(FEATURES)
     for type_ in types:
         for name, meaning in (type_.kernel_features or {}).items():
-            features[name] = (TYPE_FEATURES[name], Level.WARNING, meaning)
+            if name in TYPE_FEATURES:
+                features[name] = (TYPE_FEATURES[name], Level.WARNING, meaning)
+            elif name not in FEATURES:  # a manifest can be foreign, and newer than this doctor
+                text = f"device type {type_.name} asks for it, and doctor does not know it"
+                remedy = f"See what {type_.name} says of it."
+                yield Finding("Kernel", Level.WARNING, name, text, remedy)
     yield Finding("Kernel", Level.OK, "Linux", probe.kernel())
     for name, (since, level, meaning) in features.items():
         if probe.feature(name):

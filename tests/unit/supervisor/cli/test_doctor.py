@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from config.loader import loads
 from config.model import Config, TypeConfig
+from shared.device_types import RESOLVED, resolve
 from supervisor.cli import doctor, doctor_checks, doctor_jail
 from supervisor.cli.doctor_probe import (
     FEATURES,
@@ -219,6 +220,23 @@ def test_doctor_missing_part_of_ours_blocks_both(change: Change, subject: str) -
     assert finding.level is Level.MISSING
     assert finding.remedy != ""
     assert (verdict(host, XEN), verdict(host, EMBEDDED)) == (False, False)
+
+
+def test_doctor_type_that_names_an_unknown_feature_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A manifest may be foreign: its slip does not end the report, and prevents no device."""
+    foreign = replace(resolve("toy"), kernel_features={"rseq": "it is slow", "memfd": "it is odd"})
+    monkeypatch.setitem(RESOLVED, "toy", foreign)
+    findings = doctor_checks.all_checks(FakeHost(), TOY, RUN, 1)
+
+    found = [finding for finding in findings if finding.subject in ("rseq", "memfd")]
+    assert [(finding.subject, finding.level) for finding in found] == [
+        ("rseq", Level.WARNING),
+        ("memfd", Level.OK),
+    ]
+    assert "device type toy asks for it" in found[0].text
+    assert found[0].blocks == ()
 
 
 @pytest.mark.parametrize(
