@@ -7,11 +7,9 @@ be.
 
 from __future__ import annotations
 
-import os
 import sys
 
 import msgspec
-import zmq
 
 from shared import messages as m
 from shared.worker_spec import WorkerSpec
@@ -42,27 +40,11 @@ class CommandedWorker(Worker):
                 sys.exit(70)
         self.say(m.CommandAnswer, number=order.number, reply=reply)
 
-    def serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self.socket, zmq.POLLIN)
-        parent = os.pidfd_open(self.spec.supervisor_pid)
-        poller.register(parent, zmq.POLLIN)
-        while True:
-            ready = dict(poller.poll(round(self.spec.beat * 1000)))
-            if parent in ready:
-                return
-            if not ready:
-                self.say(m.Beat, counters={})
-                continue
-            match m.decode_to_worker(self.socket.recv()):
-                case m.Init():
-                    self.say(m.Initialised, nodes={})
-                case m.Initialise():
-                    self.say(m.Attached, nodes={})
-                case m.Command() as order:
-                    self.obey(order)
-                case m.Stop():
-                    return
+    def take(self, order: m.ToWorker) -> None:
+        if isinstance(order, m.Command):
+            self.obey(order)
+        else:
+            super().take(order)
 
 
 def run(spec: bytes) -> None:

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from typing import Final
-
-import zmq
 
 from shared import messages as m
 from shared.worker_spec import WorkerSpec
@@ -43,27 +40,12 @@ DEEDS: Final[dict[bytes, Callable[[], None]]] = {
 class StuckWorker(Worker):
     """Beats and answers as it should until the deed."""
 
-    def serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self.socket, zmq.POLLIN)
-        parent = os.pidfd_open(self.spec.supervisor_pid)
-        poller.register(parent, zmq.POLLIN)
-        while True:
-            ready = dict(poller.poll(round(self.spec.beat * 1000)))
-            if parent in ready:
-                return
-            if not ready:
-                self.say(m.Beat, counters={})
-                continue
-            match m.decode_to_worker(self.socket.recv()):
-                case m.Init():
-                    self.say(m.Initialised, nodes={})
-                case m.Initialise():
-                    self.say(m.Attached, nodes={})
-                case m.FrontendChanged(node="deed", untrusted_value=bytes(deed)):
-                    DEEDS[deed]()
-                case m.Stop():
-                    return
+    def take(self, order: m.ToWorker) -> None:
+        match order:
+            case m.FrontendChanged(node="deed", untrusted_value=bytes(deed)):
+                DEEDS[deed]()
+            case _:
+                super().take(order)
 
 
 def run(spec: bytes) -> None:

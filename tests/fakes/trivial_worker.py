@@ -23,6 +23,7 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self.seq = 0
+        self.phase = "idle"
         self.socket = zmq.Context().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 1000)
         self.socket.connect(f"ipc://{spec.endpoint}")
@@ -55,7 +56,7 @@ class Worker:
             self.say(m.Publish, nodes={"state": b"6"})
 
     def serve(self) -> None:
-        phase = "idle"
+        """Take orders, and beat where there are none."""
         poller = zmq.Poller()
         poller.register(self.socket, zmq.POLLIN)
         parent = os.pidfd_open(self.spec.supervisor_pid)
@@ -65,25 +66,29 @@ class Worker:
             ready = dict(poller.poll(round(self.spec.beat * 1000)))
             if parent in ready:
                 sys.exit(0)
-            if not ready:
+            if ready:
+                self.take(m.decode_to_worker(self.socket.recv()))
+            else:
                 self.say(m.Beat, counters={})
-                continue
-            match m.decode_to_worker(self.socket.recv()):
-                case m.Adopt():
-                    self.seq = 0
-                    nodes = {"feature-x": b"1"}
-                    self.say(m.Present, phase=phase, greeted=False, nodes=nodes)
-                case m.Init():
-                    phase = "ready"
-                    self.say(m.Initialised, nodes={"feature-x": b"1"})
-                case m.Initialise():
-                    phase = "serving"
-                    self.say(m.Attached, nodes={"max-things": b"8"})
-                case m.Disconnect():
-                    phase = "idle"
-                    self.say(m.Disconnected)
-                case m.Stop():
-                    sys.exit(0)
+
+    def take(self, order: m.ToWorker) -> None:
+        """Carry out one order."""
+        match order:
+            case m.Adopt():
+                self.seq = 0
+                nodes = {"feature-x": b"1"}
+                self.say(m.Present, phase=self.phase, greeted=False, nodes=nodes)
+            case m.Init():
+                self.phase = "ready"
+                self.say(m.Initialised, nodes={"feature-x": b"1"})
+            case m.Initialise():
+                self.phase = "serving"
+                self.say(m.Attached, nodes={"max-things": b"8"})
+            case m.Disconnect():
+                self.phase = "idle"
+                self.say(m.Disconnected)
+            case m.Stop():
+                sys.exit(0)
 
 
 def run(spec: bytes) -> None:

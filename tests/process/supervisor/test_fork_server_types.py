@@ -35,8 +35,12 @@ def test_fork_server_type_that_crashes_at_its_import_keeps_no_worker_from_starti
         async with host_in(directory, device_types=["crashing"]) as host:
             owner = Owner(host.bus)
             host.start(owner)
-            while isinstance(said := await owner.next(), HostError):
-                host.start(owner)  # as the device does after a failure of the host
+            said = await owner.next()
+            for _ in range(5):  # as the device does after a failure of the host
+                if not isinstance(said, HostError):
+                    break
+                host.start(owner)
+                said = await owner.next()
             assert said == "forked"
             assert isinstance(await owner.next(), m.Hello)
             host.spawner.kill(owner.device)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any, cast
 
 import msgspec
@@ -17,7 +16,6 @@ from shared.device_types import NoOptions
 from shared.errors import Blame, ConfigError
 from shared.worker_spec import WorkerSpec
 from tests.fakes.handles import FakeHandles, make_context
-from tests.fakes.hv import FakeHypervisor
 from tests.fakes.toy.about import TYPE, PlayArguments, PlayReply
 from worker.bus import Bus
 from worker.commands import Commands
@@ -66,14 +64,6 @@ class FullBus:
         if not self.full:
             self.said.append((kind.__name__, fields))
         return not self.full
-
-
-@pytest.fixture
-def handles() -> Iterator[FakeHandles]:
-    """Handles of a hypervisor in this process."""
-    hypervisor = FakeHypervisor()
-    yield FakeHandles(hypervisor)
-    hypervisor.close()
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, cast
 
 import pytest
@@ -18,12 +20,28 @@ from shared.messages import Init, Message, Nodes, Stop, ToWorker
 from shared.untrusted import parse_int
 from shared.worker_spec import WorkerSpec
 from tests.fakes.handles import FakeHandles, make_context
-from tests.fakes.hv import PORT, FakeHypervisor
+from tests.fakes.hv import PORT
 from tests.fakes.toy.backend import Toy
 from worker.bus import Bus
 from worker.device import Device
 from worker.main import live, load
 from worker.nodes import BackendNodes, FrontendNodes
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """Ten seconds, where nothing has to be waited for."""
+
+    def waited(_signal: int, _frame: object) -> None:
+        raise AssertionError("it waited")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.setitimer(signal.ITIMER_REAL, 10)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Recorder(Device):
@@ -39,14 +57,6 @@ class Recorder(Device):
 def _slice_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """These sessions run in the process of the tests, whose slice all that it starts inherits."""
     monkeypatch.setattr(scheduling, "shorten_slice", lambda: "")
-
-
-@pytest.fixture
-def handles() -> Iterator[FakeHandles]:
-    """Handles of a hypervisor in this process."""
-    hypervisor = FakeHypervisor()
-    yield FakeHandles(hypervisor)
-    hypervisor.close()
 
 
 @pytest.fixture
@@ -96,6 +106,35 @@ def test_device_run_comes_back_for_a_descriptor(device: Recorder) -> None:
         device.run([wake], 3600)
     finally:
         os.close(wake)
+
+
+def test_device_that_left_something_gets_event_once_and_without_an_event(
+    device: Recorder,
+) -> None:
+    """`run` does not wait for the frontend either: the rest of the guest's work is at hand."""
+    device.more = True
+    with waiting_is_an_error():
+        device.run([], 3600)
+    device.run([], 0)
+
+    assert device.events == 1
+    assert not device.more
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_s15_disconnect_gives_back_all_that_was_mapped(
+    device: Recorder, handles: FakeHandles, times: int
+) -> None:
+    """Each page once, also where it comes again."""
+    handles.hypervisor.grant(8, 1)
+    handles.hypervisor.grant(9, 2)
+    device.map([8])
+    device.map([9])
+    assert len(handles.hypervisor.mapped) == 2
+    for _ in range(times):
+        device.disconnect()
+
+    assert not handles.hypervisor.mapped
 
 
 def test_s24_device_hooks_have_defaults(device: Recorder) -> None:
