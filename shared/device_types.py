@@ -131,8 +131,8 @@ class DeviceType:
     kinds: tuple[Kind, ...] = ()
     accepts: Callable[[Mapping[str, bytes]], bool] | None = None
     """Decides by the nodes of a new backend directory whether this type serves it; None: it serves
-    all. A directory that it declines is left to another server. Asked once, when the device is
-    found."""
+    all. A directory that it declines is left to another server; it is asked again when anything
+    in that directory changes, and no more once the device is found."""
 
     # The nodes of its devices.
     publishes: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class DeviceType:
     ring_nodes: tuple[str, ...] = RING_NODES
     """Beginnings of the names of the frontend nodes that tell one connection from the next."""
     traits: Traits = USUAL
-    """How the life of its devices differs from that of a disk."""
+    """How the life of its devices differs from the usual one."""
     traits_of: Callable[[Mapping[str, bytes]], Traits] | None = None
     """Decides by the nodes of a new backend directory how the life of this device differs; None:
     `traits` are those of all. Asked once, when the device is found."""
